@@ -1,0 +1,114 @@
+# Everything a contributor runs; CI runs `make test` and nothing else.
+
+PYTHON ?= python3
+PACKAGE := lightning_weightwatch
+BIN := .venv/bin
+DEMO := .venv/.stamp-demo
+DEV := .venv/.stamp-dev
+WHEEL := .venv-wheel/.stamp-wheel
+COMPAT := .venv-compat/.stamp-compat
+
+# The oldest Lightning that pyproject.toml allows, and the packages it caps below constraints.txt.
+OLDEST_LIGHTNING := 2.4.0
+CAPPED := lightning|pytorch-lightning|packaging|fsspec
+
+PIP_INSTALL := -m pip --quiet --disable-pip-version-check install
+REQUIREMENTS := pyproject.toml constraints.txt
+SHIPPED := $(REQUIREMENTS) README.md LICENSE NOTICE \
+	$(shell find $(PACKAGE) -type f -not -name '*.pyc' 2>/dev/null)
+
+.DEFAULT_GOAL := help
+# The steps of `test` have an order: cheap ones first, pytest's summary as the last line.
+.NOTPARALLEL:
+.DELETE_ON_ERROR:
+.PHONY: help demo test lint docs wheel bench soak compat clean
+
+help: ## print this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+demo: $(DEMO) ## train on digits with every callback on
+	$(BIN)/python examples/digits.py
+
+test: lint docs wheel ## all that CI checks
+	$(BIN)/python -m pytest --cov
+
+lint: $(DEV) ## style, types and the import contracts
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo --no-cache
+
+docs: $(DEV) ## the site, in build/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --site-dir build/site
+
+wheel: $(WHEEL) ## wheel and sdist in dist, the wheel imported from a clean venv
+
+bench: $(DEV) ## what the callbacks cost
+	$(BIN)/python benchmarks/overhead.py
+
+soak: $(DEV) ## the long tests
+	$(BIN)/python -m pytest -m soak
+
+compat: $(COMPAT) ## the tests on the oldest supported Lightning
+	.venv-compat/bin/python -m pytest
+
+clean: ## remove everything these targets made
+	rm -rf .venv .venv-wheel .venv-compat build dist lightning_logs .coverage
+	rm -rf .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# $(call new_venv,FOLDER): an empty virtual environment.
+define new_venv
+@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
+	echo "Python 3.10 or newer is needed, and '$(PYTHON)' is not: try make PYTHON=python3.12 ..." >&2; \
+	exit 1; }
+@$(PYTHON) -m venv --clear $(1)
+endef
+
+# pip is the last thing that venv writes: a venv left half made has none and is made anew.
+.venv/bin/pip:
+	$(call new_venv,.venv)
+
+$(DEMO): $(REQUIREMENTS) | .venv/bin/pip
+	@echo "Installing the package and scikit-learn into .venv: about a minute, once."
+	@$(BIN)/python $(PIP_INSTALL) -c constraints.txt -e '.[demo]'
+	@touch $@
+
+$(DEV): $(REQUIREMENTS) | .venv/bin/pip
+	@echo "Installing the package and the development tools into .venv: a minute or two, once."
+	@$(BIN)/python $(PIP_INSTALL) -c constraints.txt -e '.[dev]'
+	@touch $(DEMO) $@
+
+.venv-wheel/.stamp-clean: $(REQUIREMENTS)
+	$(call new_venv,.venv-wheel)
+	@touch $@
+
+# Dependencies come with the first install; after that only the wheel itself is exchanged, since its
+# version stays the same while its contents change.
+$(WHEEL): $(SHIPPED) .venv-wheel/.stamp-clean | $(DEV)
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation
+	$(BIN)/twine --no-color check --strict dist/*
+	$(BIN)/check-wheel-contents dist/*.whl
+	@echo "Installing the wheel into a clean .venv-wheel: about a minute the first time."
+	@.venv-wheel/bin/python $(PIP_INSTALL) -c constraints.txt dist/*.whl
+	@.venv-wheel/bin/python $(PIP_INSTALL) --no-deps --force-reinstall dist/*.whl
+	cd / && $(CURDIR)/.venv-wheel/bin/python -I -c "$$IMPORT_EVERYTHING"
+	@touch $@
+
+define IMPORT_EVERYTHING
+import importlib.metadata
+import $(PACKAGE) as package
+print(package.__file__, importlib.metadata.version(package.__name__))
+for name in package.__all__:
+    print(f'  {name}: {getattr(package, name)!r}')
+endef
+export IMPORT_EVERYTHING
+
+$(COMPAT): $(REQUIREMENTS)
+	$(call new_venv,.venv-compat)
+	@echo "Installing Lightning $(OLDEST_LIGHTNING) into .venv-compat: about a minute, once."
+	@grep -vE '^($(CAPPED))==' constraints.txt > .venv-compat/constraints.txt
+	@.venv-compat/bin/python $(PIP_INSTALL) -c .venv-compat/constraints.txt -e '.[test]' \
+		lightning==$(OLDEST_LIGHTNING) pytorch-lightning==$(OLDEST_LIGHTNING)
+	@touch $@

@@ -1,0 +1,1 @@
+"""What a user adds to a Trainer. The only room that knows Lightning."""

@@ -1,0 +1,44 @@
+"""weightwatch(): every callback with its defaults."""
+
+from lightning_weightwatch.callbacks._lightning import Callback
+from lightning_weightwatch.callbacks.losses import OverfittingMonitor
+from lightning_weightwatch.callbacks.monitored import Mode
+from lightning_weightwatch.callbacks.pruning import PruningTrial
+from lightning_weightwatch.callbacks.quantization import QuantizationTrial
+from lightning_weightwatch.callbacks.spectral import SpectralMonitor
+from lightning_weightwatch.callbacks.weights import WeightHistogram
+
+
+def weightwatch(
+    *,
+    monitor: str | None = None,
+    mode: Mode | None = None,
+    trials: bool = True,
+    prefix: str = "weightwatch",
+) -> list[Callback]:
+    """The default callbacks, for ``Trainer(callbacks=weightwatch())``.
+
+    Args:
+        monitor: The validation metric of OverfittingMonitor and the trials. None: that of
+            ModelCheckpoint or EarlyStopping, else ``val_loss``.
+        mode: ``"min"`` or ``"max"``. None: that of ModelCheckpoint or EarlyStopping, else
+            ``"min"``.
+        trials: Whether to try 8-bit weights and half of the weights after training, which runs
+            the validation loop four times.
+        prefix: The first part of every key and tag.
+
+    Example::
+
+        >>> from lightning_weightwatch import weightwatch
+        >>> [type(callback).__name__ for callback in weightwatch(trials=False)]
+        ['WeightHistogram', 'SpectralMonitor', 'OverfittingMonitor']
+    """
+    callbacks: list[Callback] = [
+        WeightHistogram(prefix=prefix),
+        SpectralMonitor(prefix=prefix),
+        OverfittingMonitor(monitor=monitor, mode=mode, prefix=prefix),
+    ]
+    if trials:
+        callbacks.append(QuantizationTrial(monitor=monitor, mode=mode, prefix=prefix))
+        callbacks.append(PruningTrial(monitor=monitor, mode=mode, prefix=prefix))
+    return callbacks

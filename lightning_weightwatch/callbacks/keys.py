@@ -1,0 +1,140 @@
+"""Which keys a callback publishes, and what EarlyStopping and ModelCheckpoint ask of them."""
+
+from collections.abc import Iterator
+from typing import Any, ClassVar
+
+from lightning_weightwatch.callbacks._lightning import (
+    Callback,
+    LightningModule,
+    MisconfigurationException,
+    Trainer,
+)
+
+#: EarlyStopping with at least this patience is taken to have none.
+ENDLESS_PATIENCE = 10**6
+
+
+class TrainerConfigurationError(MisconfigurationException, ValueError):
+    """Callbacks of one Trainer that do not go together; raised before training."""
+
+
+class KeyedCallback(Callback):
+    """A callback whose values have names of the form ``<prefix>/<name>``.
+
+    Args:
+        prefix: The first part of every key and tag.
+
+    Raises:
+        ValueError: For an empty prefix or one that starts or ends with a slash.
+    """
+
+    #: Names that can be monitored, with what they mean.
+    KEYS: ClassVar[dict[str, str]] = {}
+    #: Those that rest at 0 while all is well: for thresholds, not for patience.
+    ALARMS: ClassVar[frozenset[str]] = frozenset()
+    #: Whether the keys are there in time for EarlyStopping and ModelCheckpoint.
+    DURING_FIT: ClassVar[bool] = True
+
+    def __init__(self, *, prefix: str = "weightwatch") -> None:
+        if not isinstance(prefix, str) or not prefix or prefix != prefix.strip("/ "):
+            raise ValueError(
+                "prefix must be a name without a slash or blank at its ends, such as "
+                f"'weightwatch', got {prefix!r}"
+            )
+        self.prefix = prefix
+
+    def key(self, name: str) -> str:
+        """The full name of a key."""
+        return f"{self.prefix}/{name}"
+
+    def layer_tag(self, metric: str, index: int, name: str) -> str:
+        """The tag of a value of one layer; the index keeps TensorBoard in the model's order."""
+        return f"{self.prefix}-{metric}/{index:03d}_{name}"
+
+    @property
+    def logged_keys(self) -> tuple[str, ...]:
+        """The full names of all keys."""
+        return tuple(self.key(name) for name in self.KEYS)
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Check this callback against the others of the Trainer.
+
+        Raises:
+            TrainerConfigurationError: When another callback publishes the same keys, a monitored
+                key with our prefix is none of ours, or EarlyStopping has patience on an alarm.
+        """
+        if stage != "fit":
+            return
+        for other in keyed(trainer):
+            shared = sorted(set(self.logged_keys) & set(other.logged_keys))
+            if other is not self and shared:
+                raise TrainerConfigurationError(
+                    f"{type(self).__name__} and {type(other).__name__} would both publish "
+                    f"{shared[0]}; give one of them a prefix of its own, such as "
+                    f"prefix='{self.prefix}_2'"
+                )
+        for watcher in watchers(trainer):
+            _check_key_exists(watcher, self, trainer)
+            if watcher.monitor in {self.key(name) for name in self.ALARMS}:
+                _check_alarm(watcher)
+
+    def watched(self, trainer: Trainer) -> bool:
+        """Whether EarlyStopping, ModelCheckpoint or the like monitors a key that is no alarm."""
+        keys = {self.key(name) for name in self.KEYS if name not in self.ALARMS}
+        return any(watcher.monitor in keys for watcher in watchers(trainer))
+
+
+def keyed(trainer: Trainer) -> Iterator[KeyedCallback]:
+    """Our own callbacks on a Trainer."""
+    return (found for found in trainer.callbacks if isinstance(found, KeyedCallback))  # type: ignore[attr-defined]
+
+
+def watchers(trainer: Trainer) -> Iterator[Any]:
+    """Callbacks of others with a ``monitor``, whichever package their class comes from."""
+    for found in trainer.callbacks:  # type: ignore[attr-defined]
+        if not isinstance(found, KeyedCallback) and isinstance(
+            getattr(found, "monitor", None), str
+        ):
+            yield found
+
+
+def _check_key_exists(watcher: Any, callback: KeyedCallback, trainer: Trainer) -> None:
+    if not watcher.monitor.startswith(f"{callback.prefix}/"):
+        return
+    known = {key: other for other in keyed(trainer) for key in other.logged_keys}
+    during_fit = sorted(key for key, other in known.items() if other.DURING_FIT)
+    name = f"{type(watcher).__name__}(monitor={watcher.monitor!r})"
+    if watcher.monitor in known and not known[watcher.monitor].DURING_FIT:
+        raise TrainerConfigurationError(
+            f"{name}: this key is known only after training. To monitor while training there are: "
+            + ", ".join(during_fit)
+        )
+    if watcher.monitor not in known:
+        raise TrainerConfigurationError(
+            f"{name}: no callback of this Trainer publishes that key. There are: "
+            + ", ".join(during_fit)
+        )
+
+
+def _check_alarm(watcher: Any) -> None:
+    """Refuse patience on a key that rests at 0, and a threshold that 0 itself would reach."""
+    if not hasattr(watcher, "patience"):
+        return
+    key = watcher.monitor
+    correct = (
+        f"EarlyStopping(monitor={key!r}, mode='max', stopping_threshold=<the value to stop at>, "
+        f"patience={ENDLESS_PATIENCE:_})"
+    )
+    if watcher.patience < ENDLESS_PATIENCE:
+        raise TrainerConfigurationError(
+            f"EarlyStopping(monitor={key!r}, patience={watcher.patience}) would stop a healthy "
+            f"run: {key} is an alarm, it rests at 0 while all is well and then never improves. "
+            f"Write {correct}"
+        )
+    threshold = watcher.stopping_threshold
+    if watcher.mode == "min" and threshold is not None and threshold > 0:
+        raise TrainerConfigurationError(
+            f"EarlyStopping(monitor={key!r}, mode='min', stopping_threshold={threshold}) would "
+            f"stop at once: {key} is an alarm, it rests at 0, which is below the threshold. "
+            f"Write {correct}"
+        )

@@ -1,0 +1,226 @@
+"""OverfittingMonitor: the true training loss beside the validation loss, and what they say."""
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from lightning_weightwatch.callbacks._lightning import (
+    LightningModule,
+    ModelCheckpoint,
+    Trainer,
+    rank_zero_info,
+)
+from lightning_weightwatch.callbacks.epoch_mean import EpochMean, batch_size, scalars_on
+from lightning_weightwatch.callbacks.monitor import EpochMonitor
+from lightning_weightwatch.callbacks.monitored import Mode, checked_monitor, choose_monitor
+from lightning_weightwatch.callbacks.publish import log_figure, log_text
+from lightning_weightwatch.callbacks.validation import can_evaluate, evaluate_isolated
+from lightning_weightwatch.losses.diagnosis import LossReport, diagnose
+from lightning_weightwatch.report import Report
+from lightning_weightwatch.views.diagnosis import diagnosis_sentences
+from lightning_weightwatch.views.loss_curve import loss_figure
+from lightning_weightwatch.views.tables import escape_markdown
+
+
+class OverfittingMonitor(EpochMonitor):
+    """Follow training and validation loss, and say whether and since when the model overfits.
+
+    The training loss is the mean over the samples of the epoch so far, weighted by batch size: what
+    ``self.log("train_loss", loss)`` keeps is the last batch alone. It is taken from what
+    ``training_step`` returns; a manual optimisation that returns nothing has no training loss here,
+    and then no verdict.
+
+    ==================================  =======================================================
+    key                                 meaning
+    ==================================  =======================================================
+    ``weightwatch/train_loss``          mean training loss of the epoch
+    ``weightwatch/val_metric``          the validation metric that is followed, as it was read
+    ``weightwatch/val_loss_rise``       how much worse that metric is than its best, as a share
+                                        of the best: 0.04 is 4 % (alarm)
+    ``weightwatch/loss_gap``            validation minus training loss; absent for ``mode="max"``
+    ``weightwatch/overfit_alarm``       1 while the metric is more than 4 % worse than its best
+                                        and the training loss fell since, else 0 (alarm)
+    ==================================  =======================================================
+
+    At the end of training also the figure ``weightwatch/loss_curve`` and the text
+    ``weightwatch/diagnosis``, which the terminal shows too; ``weightwatch/seconds_losses`` is what
+    the bookkeeping took. The alarm goes by single values: on a small validation set it will be
+    early at times. It stops nothing by itself. To stop on it, write
+    ``EarlyStopping(monitor="weightwatch/overfit_alarm", mode="max", stopping_threshold=0.5,
+    patience=1_000_000)``.
+
+    A metric that the module logs in its own ``on_validation_epoch_end`` comes too late for an
+    EarlyStopping that looks right after validation and stands before this callback: list it after.
+
+    Args:
+        monitor: The validation metric. None: that of ModelCheckpoint or EarlyStopping, else
+            ``val_loss``.
+        mode: ``"min"`` if it is to fall, ``"max"`` if it is to rise. None: that of ModelCheckpoint
+            or EarlyStopping for this metric, else ``"min"``.
+        every_n_epochs: See :class:`~lightning_weightwatch.callbacks.monitor.EpochMonitor`.
+        at_start: Run the validation loop once before training, for the value to start from. It is
+            logged and kept in ``history``, and is no part of the verdict.
+        prefix: In place of ``weightwatch``.
+
+    Attributes:
+        best_checkpoint: After training, the file of ModelCheckpoint that holds the best epoch;
+            None when no file does.
+
+    Raises:
+        ValueError: For an argument out of its range.
+    """
+
+    AREA = "losses"
+    KEYS: ClassVar[dict[str, str]] = {
+        "train_loss": "mean training loss of the epoch",
+        "val_metric": "the validation metric that is followed",
+        "val_loss_rise": "share by which it is worse than its best",
+        "loss_gap": "validation minus training loss",
+        "overfit_alarm": "1 while the model overfits",
+    }
+    ALARMS = frozenset({"val_loss_rise", "overfit_alarm"})
+
+    report: LossReport | None
+
+    def __init__(
+        self,
+        *,
+        monitor: str | None = None,
+        mode: Mode | None = None,
+        every_n_epochs: int = 1,
+        at_start: bool = False,
+        prefix: str = "weightwatch",
+    ) -> None:
+        checked_monitor(monitor, mode)
+        self.monitor = monitor
+        self.mode = mode
+        super().__init__(every_n_epochs=every_n_epochs, at_start=at_start, prefix=prefix)
+
+    def _reset(self) -> None:
+        super()._reset()
+        self.best_checkpoint: str | None = None
+        self._training = EpochMean()
+        self._followed: str | None = None
+        self._direction: Mode = "min"
+        self._points: list[tuple[int, float, float]] = []
+        self._latest: dict[str, float] = {}
+        self._old_metrics: dict[str, Tensor] = {}
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Count the loss of the batch."""
+        loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
+        if isinstance(loss, Tensor):
+            if pl_module.automatic_optimization:
+                loss = loss * trainer.accumulate_grad_batches  # Lightning has divided by it
+            self._training.add(trainer.current_epoch, loss, batch_size(batch))
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Remember the metrics of the last validation, which stay in ``callback_metrics``."""
+        self._old_metrics = dict(trainer.callback_metrics)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take a metric that the module logged in its own ``on_validation_epoch_end``."""
+        self._observe(trainer, pl_module)
+        logged = self._fresh_metrics(trainer)
+        if logged and self._choice(trainer)[0] is None:
+            self._warn(
+                f"has no validation metric {self.monitor or 'val_loss'!r}",
+                f"this validation logged {', '.join(sorted(logged))}; set monitor to one of them",
+            )
+
+    def _fresh_metrics(self, trainer: Trainer) -> dict[str, Tensor]:
+        """What the current validation has logged so far."""
+        return {
+            name: value
+            for name, value in trainer.callback_metrics.items()
+            if value is not self._old_metrics.get(name) and name not in self.logged_keys
+        }
+
+    def _choice(self, trainer: Trainer) -> tuple[str | None, Mode]:
+        return choose_monitor(trainer, self.monitor, self.mode, self._fresh_metrics(trainer))
+
+    def _due(self, trainer: Trainer) -> bool:
+        """During a validation, not before its metric is there."""
+        there = not trainer.validating or self._choice(trainer)[0] is not None
+        return there and super()._due(trainer)
+
+    def measure(self, trainer: Trainer, pl_module: LightningModule) -> LossReport:
+        """Add a point after a validation, and judge the curves."""
+        if trainer.validating:
+            self._followed, self._direction = self._choice(trainer)
+            local = float(trainer.callback_metrics[self._followed or ""])
+            mean = trainer.strategy.reduce(scalars_on(trainer, [local]), reduce_op="mean")
+            train, value = self._training.value(trainer), float(mean)
+            self._points.append((trainer.current_epoch, train, value))
+            self._latest = {"train_loss": train, "val_metric": value}
+        elif self._measured_at is None and not self.history:
+            metrics = evaluate_isolated(trainer) if can_evaluate(trainer) else {}
+            name, _ = choose_monitor(trainer, self.monitor, self.mode, metrics)
+            self._latest = {"val_metric": metrics[name]} if name else {}
+        else:
+            self._latest = {"train_loss": self._training.value(trainer)}
+        return self._judged()
+
+    def _judged(self) -> LossReport:
+        return diagnose(
+            [train for _, train, _ in self._points],
+            [value for _, _, value in self._points],
+            epochs=[epoch for epoch, _, _ in self._points],
+            mode=self._direction,
+        )
+
+    def scalars(self, report: Report) -> Mapping[str, float]:
+        """The two losses beside the summary of the curves."""
+        return {**report.summary(), **self._latest}
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Say what the curves say, in the terminal and in TensorBoard."""
+        report = self.report
+        if report is None or not report.val_values or self._followed is None:
+            return
+        with self._guarded("could not write its diagnosis"):
+            self.best_checkpoint = self._checkpoint_of_the_best(trainer, report)
+            name = Path(self.best_checkpoint).name if self.best_checkpoint else None
+            sentences = diagnosis_sentences(report, self._followed, name)
+            rank_zero_info("OverfittingMonitor: " + " ".join(sentences))
+            followed, step = self._followed, int(self.history[-1]["step"])
+            log_figure(trainer, self.key("loss_curve"), lambda: loss_figure(report, followed), step)
+            log_text(
+                trainer, self.key("diagnosis"), "\n\n".join(map(escape_markdown, sentences)), step
+            )
+
+    def _checkpoint_of_the_best(self, trainer: Trainer, report: LossReport) -> str | None:
+        for callback in trainer.checkpoint_callbacks:
+            if not isinstance(callback, ModelCheckpoint) or callback.monitor != self._followed:
+                continue
+            score = callback.best_model_score
+            same = score is not None and math.isclose(score, report.best_value, rel_tol=1e-6)
+            if same and callback.best_model_path:
+                return callback.best_model_path
+        return None
+
+    def _state(self) -> dict[str, Any]:
+        return {
+            **super()._state(),
+            "points": [list(point) for point in self._points],
+            "training": self._training.state(),
+            "followed": self._followed,
+            "direction": self._direction,
+        }
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        super()._restore(state)
+        self._points = [
+            (int(epoch), float(train), float(value))
+            for epoch, train, value in state.get("points", [])
+        ]
+        if "training" in state:
+            self._training.restore(state["training"])
+        self._followed = state.get("followed")
+        self._direction = state.get("direction", "min")
+        self.report = self._judged()

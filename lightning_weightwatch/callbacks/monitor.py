@@ -1,0 +1,253 @@
+"""EpochMonitor: measures once per state of the weights, in time for whoever monitors it."""
+
+import math
+import time
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, ClassVar
+
+import torch
+
+from lightning_weightwatch.callbacks._lightning import (
+    LightningModule,
+    Trainer,
+    TrainerFn,
+    rank_zero_info,
+    rank_zero_warn,
+)
+from lightning_weightwatch.callbacks.keys import KeyedCallback
+from lightning_weightwatch.callbacks.publish import log_scalars, logging_step, set_monitored
+from lightning_weightwatch.report import Report, Skipped
+
+# One warning is given when a monitor takes more than this share of an epoch and more than a second.
+BUDGET_SHARE = 0.2
+BUDGET_SECONDS = 1.0
+
+_CHECKPOINT_KEY = "lightning_weightwatch"
+_NAMES_PER_REASON = 10
+
+
+class EpochMonitor(KeyedCallback):
+    """A callback that turns the model, or its losses, into a report at the end of an epoch.
+
+    The values are in ``trainer.callback_metrics`` before EarlyStopping and ModelCheckpoint look,
+    whatever the order of the callbacks and wherever those look: after validation, or at the end
+    of the training epoch. Between measurements the last values are repeated there.
+
+    A fault in a measurement is one warning, never an exception. The state goes into checkpoints,
+    and a resumed run carries on with it.
+
+    Args:
+        every_n_epochs: Measure in the first epoch and then in every n-th, counted as Lightning
+            does: with 2 in the epochs 0, 1, 3, 5, ...
+        at_start: Measure also before the first training step.
+        prefix: The first part of every key and tag.
+
+    Attributes:
+        report: The last report; None before the first.
+        history: A dictionary per measurement: ``epoch`` (0-based), ``step`` (the x of the
+            logger) and the values of the keys without their prefix. ``epoch`` is −1 for the one
+            before training.
+    """
+
+    #: The last word of the key under which the seconds of each call are logged.
+    AREA: ClassVar[str]
+
+    def __init__(
+        self, *, every_n_epochs: int = 1, at_start: bool = False, prefix: str = "weightwatch"
+    ) -> None:
+        super().__init__(prefix=prefix)
+        if isinstance(every_n_epochs, bool) or not isinstance(every_n_epochs, int):
+            raise ValueError(f"every_n_epochs must be an integer, got {every_n_epochs!r}")
+        if every_n_epochs < 1:
+            raise ValueError(
+                f"every_n_epochs must be 1 or more, got {every_n_epochs}; to measure nothing, "
+                f"leave {type(self).__name__} out of the callbacks"
+            )
+        self.every_n_epochs = every_n_epochs
+        self.at_start = at_start
+        self._reset()
+
+    def _reset(self) -> None:
+        """Forget the last run."""
+        self.report: Report | None = None
+        self.history: list[dict[str, float]] = []
+        self._values: dict[str, float] = {}
+        self._measured_at: int | None = None
+        self._named: set[str] = set()
+        self._warned: set[str] = set()
+        self._epoch_started: float | None = None
+        self._seconds = 0.0
+
+    @abstractmethod
+    def measure(self, trainer: Trainer, pl_module: LightningModule) -> Report:
+        """Measure now. Runs on every rank, without gradients; may raise."""
+
+    def scalars(self, report: Report) -> Mapping[str, float]:
+        """The values of the keys, by their names without prefix."""
+        return report.summary()
+
+    def publish(self, trainer: Trainer, report: Report, step: int) -> None:
+        """Write what is more than the keys: histograms, values per layer, figures."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Start anew, unless the same Trainer goes on with a fit."""
+        super().setup(trainer, pl_module, stage)
+        if stage == "fit" and trainer.global_step == 0:
+            self._reset()
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Measure before training, on request; or when a first epoch may go wrong.
+
+        A run whose weights turn NaN in the first epoch has no value for a monitored key, which
+        would end it: it then keeps the value from before training.
+        """
+        first = self._measured_at is None and not self.history
+        if first and self.at_start and trainer.global_step == 0:
+            self._measure_and_publish(trainer, pl_module, epoch=-1)
+        elif first and self.watched(trainer):
+            _, self._values = self._measured(trainer, pl_module)
+        self._repeat(trainer)
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock that our own seconds are compared with."""
+        self._epoch_started, self._seconds = time.perf_counter(), 0.0
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Measure, if this epoch is due, before anyone monitors after validation."""
+        self._observe(trainer, pl_module)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Measure, if this state of the weights has not been."""
+        self._observe(trainer, pl_module)
+        self._warn_if_costly()
+
+    def _observe(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking:
+            return
+        if self._due(trainer):
+            self._measured_at = trainer.fit_loop.total_batch_idx
+            self._measure_and_publish(trainer, pl_module, epoch=trainer.current_epoch)
+        self._repeat(trainer)
+
+    def _due(self, trainer: Trainer) -> bool:
+        """Once per batch that was trained on.
+
+        Not once per ``global_step``, which stands still where a module steps its own optimizers.
+        """
+        first = self._measured_at is None
+        in_turn = (trainer.current_epoch + 1) % self.every_n_epochs == 0
+        return (first or in_turn) and self._measured_at != trainer.fit_loop.total_batch_idx
+
+    def _measure_and_publish(
+        self, trainer: Trainer, pl_module: LightningModule, epoch: int
+    ) -> None:
+        started, step = time.perf_counter(), logging_step(trainer)
+        report, values = self._measured(trainer, pl_module)
+        if report is None:
+            return
+        self.report = report
+        self._values.update(values)
+        self.history.append({"epoch": epoch, "step": step, **values})
+        self._name_skipped(report.skipped)
+        with self._guarded("could not write to a logger"):
+            self.publish(trainer, report, step)
+        seconds = time.perf_counter() - started
+        self._seconds += seconds
+        full = {self.key(name): value for name, value in values.items()}
+        with self._guarded("could not write to a logger"):
+            log_scalars(trainer, {**full, self.key(f"seconds_{self.AREA}"): seconds}, step)
+
+    def _measured(
+        self, trainer: Trainer, pl_module: LightningModule
+    ) -> tuple[Report | None, dict[str, float]]:
+        """A report and its finite values; None and nothing when the measurement failed."""
+        report: Report | None = None
+        values: dict[str, float] = {}
+        with self._guarded("could not measure, the last values are kept"), torch.no_grad():
+            found = self.measure(trainer, pl_module)
+            values = {k: float(v) for k, v in self.scalars(found).items() if math.isfinite(v)}
+            report = found
+        return report, values
+
+    def _repeat(self, trainer: Trainer) -> None:
+        """The last values, and 0 for alarms that nothing has been heard of."""
+        resting = {self.key(name): 0.0 for name in self.ALARMS}
+        known = {self.key(name): value for name, value in self._values.items()}
+        set_monitored(trainer, {**resting, **known})
+
+    def _name_skipped(self, skipped: tuple[Skipped, ...]) -> None:
+        """Name each thing left out, once, grouped by reason."""
+        groups: dict[str, list[str]] = {}
+        for item in skipped:
+            if item.name not in self._named:
+                self._named.add(item.name)
+                groups.setdefault(item.reason, []).append(item.name)
+        for reason, names in groups.items():
+            more = len(names) - _NAMES_PER_REASON
+            tail = f" and {more} more, all in callback.report.skipped" if more > 0 else ""
+            shown = ", ".join(names[:_NAMES_PER_REASON])
+            rank_zero_info(f"{type(self).__name__} leaves out {shown}{tail}: {reason}")
+
+    @contextmanager
+    def _guarded(self, trouble: str) -> Iterator[None]:
+        """Turn an exception into one warning, given outside of any except clause."""
+        fault = None
+        try:
+            yield
+        except Exception as error:
+            fault = f"{type(error).__name__}: {error}"
+        if fault is not None:
+            self._warn(trouble, fault)
+
+    def _warn(self, topic: str, details: str) -> None:
+        """Warn once per topic and run."""
+        if topic not in self._warned:
+            self._warned.add(topic)
+            rank_zero_warn(f"{type(self).__name__} {topic}: {details}")
+
+    def _warn_if_costly(self) -> None:
+        if self._epoch_started is None or self._seconds <= BUDGET_SECONDS:
+            return
+        share = self._seconds / (time.perf_counter() - self._epoch_started)
+        if share > BUDGET_SHARE:
+            self._warn(
+                "takes long",
+                f"{self._seconds:.1f} s, {100 * share:.0f} % of the epoch. Raise every_n_epochs "
+                f"(now {self.every_n_epochs}) or choose fewer layers",
+            )
+
+    @property
+    def _state_name(self) -> str:
+        return f"{type(self).__name__}[{self.prefix}]"
+
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Keep the state under a key of our own, as plain numbers, lists and dictionaries.
+
+        Not through ``state_dict``: Lightning then refuses two callbacks of a class before we can
+        say what to do, and warns for ever when a run goes on without a monitor.
+        """
+        checkpoint.setdefault(_CHECKPOINT_KEY, {})[self._state_name] = self._state()
+
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Carry on with the state of the checkpoint, when it is a fit that is resumed."""
+        state = checkpoint.get(_CHECKPOINT_KEY, {}).get(self._state_name)
+        if state and trainer.state.fn == TrainerFn.FITTING:
+            self._restore(state)
+
+    def _state(self) -> dict[str, Any]:
+        return {
+            "history": [dict(entry) for entry in self.history],
+            "values": dict(self._values),
+            "measured_at": self._measured_at,
+        }
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        self.history = [dict(entry) for entry in state.get("history", [])]
+        self._values = dict(state.get("values", {}))
+        self._measured_at = state.get("measured_at")

@@ -1,0 +1,66 @@
+"""PruningTrial: what removing the smallest weights would cost, on the user's own validation."""
+
+from collections.abc import Sequence
+
+from lightning_weightwatch.callbacks.monitored import Mode
+from lightning_weightwatch.callbacks.trial import PostFitTrial
+from lightning_weightwatch.trials.pruning import Pruning
+
+
+class PruningTrial(PostFitTrial):
+    """After training, evaluate the model with its smallest weights set to zero.
+
+    Global magnitude pruning: the given share of all matrices and kernels together, wherever the
+    smallest stand; biases and norms stay. Nothing is retrained, so what a model with batch
+    normalisation loses here is more than it would lose after a few batches of recalibration.
+
+    ==========================================  ===============================================
+    key, known only after training              meaning
+    ==========================================  ===============================================
+    ``weightwatch/pruning_pruned50_delta``      the monitored metric minus its baseline
+    ``weightwatch/pruning_pruned50_bytes``      bytes of the model stored so: live values and a
+                                                bitmap, everything else at its own width
+    ==========================================  ===============================================
+
+    The table is the text ``weightwatch/pruning``. Zeros make no ordinary kernel faster.
+
+    Args:
+        amounts: Shares to try, each between 0 and 1.
+        monitor: See :class:`~lightning_weightwatch.callbacks.trial.PostFitTrial`.
+        mode: Likewise.
+        verbose: Print the table at the end of the fit.
+        prefix: In place of ``weightwatch``.
+
+    Raises:
+        ValueError: For an argument out of its range.
+    """
+
+    AREA = "pruning"
+
+    def __init__(
+        self,
+        *,
+        amounts: Sequence[float] = (0.5,),
+        monitor: str | None = None,
+        mode: Mode | None = None,
+        verbose: bool = True,
+        prefix: str = "weightwatch",
+    ) -> None:
+        super().__init__(monitor=monitor, mode=mode, verbose=verbose, prefix=prefix)
+        if isinstance(amounts, int | float) or not amounts:
+            raise ValueError(f"amounts must be a list such as [0.2, 0.5], got {amounts!r}")
+        for amount in amounts:
+            if isinstance(amount, bool) or not isinstance(amount, int | float):
+                raise ValueError(f"amounts must be numbers between 0 and 1, got {amount!r}")
+            if not 0 < amount < 1:
+                raise ValueError(
+                    f"amounts must be shares between 0 and 1, both excluded, got {amount}; 0.5 "
+                    "removes half of the weights"
+                )
+        if len(set(amounts)) < len(amounts):
+            raise ValueError(f"amounts must differ from each other, got {list(amounts)}")
+        self.amounts = tuple(amounts)
+
+    def compressions(self) -> list[Pruning]:
+        """One for each amount."""
+        return [Pruning(amount) for amount in self.amounts]

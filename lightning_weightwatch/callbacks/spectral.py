@@ -1,0 +1,135 @@
+"""SpectralMonitor: alpha and the log-norms of the layers, epoch by epoch."""
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from lightning_weightwatch.callbacks._lightning import LightningModule, Trainer
+from lightning_weightwatch.callbacks.keys import TrainerConfigurationError
+from lightning_weightwatch.callbacks.monitor import EpochMonitor
+from lightning_weightwatch.callbacks.patterns import check_matches, checked_patterns
+from lightning_weightwatch.callbacks.publish import log_scalars
+from lightning_weightwatch.model.weights import Weight
+from lightning_weightwatch.report import Report
+from lightning_weightwatch.spectral.analysis import SpectralReport, analyze, candidates
+
+#: Above this many layers a chart per layer is a haystack; the summary stays.
+MAX_LAYER_CHARTS = 64
+
+
+class SpectralMonitor(EpochMonitor):
+    """Log the power-law exponent alpha and the log-norms of the layers' spectra.
+
+    Linear, Embedding and Conv2d layers are measured, with the definitions of WeightWatcher 0.7.7;
+    every other weight is named once with its reason. Alpha is an alarm, not a verdict: it tells how
+    much structure the weights have absorbed, not whether it is signal or noise, and it does not
+    replace a validation loss. Look at ``D`` and the tail size in ``report`` before you believe it.
+
+    ==================================  =======================================================
+    key                                 meaning
+    ==================================  =======================================================
+    ``weightwatch/alpha_mean``          mean alpha of the layers; do not compare models of
+                                        different depth by it
+    ``weightwatch/alpha_median``        median alpha
+    ``weightwatch/alpha_min``           smallest alpha; below 2 a layer is called over-trained
+    ``weightwatch/alpha_max``           largest alpha; above 6 a layer is called under-trained
+    ``weightwatch/log_norm_mean``       mean of log10 of the squared Frobenius norm
+    ``weightwatch/alpha_weighted_mean`` mean of alpha · log10 of the squared spectral norm
+    ``weightwatch/overtrained_share``   share of layers with alpha < 2 (alarm)
+    ``weightwatch/undertrained_share``  share of layers with alpha > 6 (alarm)
+    ``weightwatch/alpha_distance``      distance of the mean alpha from [2, 6] (alarm)
+    ==================================  =======================================================
+
+    Only layers with at least ``summary_min_evals`` eigenvalues and a fit count in these. Logged,
+    but not to be monitored: ``weightwatch-alpha/007_encoder.0`` and
+    ``weightwatch-log_norm/007_encoder.0`` for each layer (up to 64 layers), and
+    ``weightwatch/seconds_spectral``, what the measurement took.
+
+    Args:
+        layers: Names of modules or shell patterns (``["net.0", "encoder.*"]``); None for all.
+        summary_min_evals: Layers with fewer eigenvalues are shown, but decide nothing: those of a
+            small output layer would.
+        every_n_epochs: See :class:`~lightning_weightwatch.callbacks.monitor.EpochMonitor`.
+        at_start: Measure also before training.
+        prefix: In place of ``weightwatch``.
+
+    Raises:
+        ValueError: For an argument out of its range.
+
+    Example::
+
+        >>> from lightning_weightwatch import SpectralMonitor
+        >>> monitor = SpectralMonitor(layers=["encoder.*"])
+        >>> monitor.logged_keys[:2]
+        ('weightwatch/alpha_mean', 'weightwatch/alpha_median')
+    """
+
+    AREA = "spectral"
+    KEYS: ClassVar[dict[str, str]] = {
+        "alpha_mean": "mean alpha",
+        "alpha_median": "median alpha",
+        "alpha_min": "smallest alpha",
+        "alpha_max": "largest alpha",
+        "log_norm_mean": "mean log10 of the squared Frobenius norm",
+        "alpha_weighted_mean": "mean of alpha · log10 of the squared spectral norm",
+        "overtrained_share": "share of layers with alpha < 2",
+        "undertrained_share": "share of layers with alpha > 6",
+        "alpha_distance": "distance of the mean alpha from [2, 6]",
+    }
+    ALARMS = frozenset({"overtrained_share", "undertrained_share", "alpha_distance"})
+
+    def __init__(
+        self,
+        *,
+        layers: Sequence[str] | None = None,
+        summary_min_evals: int = 32,
+        every_n_epochs: int = 1,
+        at_start: bool = False,
+        prefix: str = "weightwatch",
+    ) -> None:
+        super().__init__(every_n_epochs=every_n_epochs, at_start=at_start, prefix=prefix)
+        if summary_min_evals < 1:
+            raise ValueError(
+                f"summary_min_evals must be 1 or more, got {summary_min_evals}; 1 lets every "
+                "measured layer count"
+            )
+        self.layers = checked_patterns("layers", layers)
+        self.summary_min_evals = summary_min_evals
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Check the layers against the model, which ``configure_model`` may just have made.
+
+        Raises:
+            TrainerConfigurationError: For a pattern that fits no layer, or a monitored key that
+                no layer of this model is large enough to give.
+        """
+        measurable = [found for found in candidates(pl_module) if isinstance(found, Weight)]
+        check_matches("layers", self.layers, [weight.layer for weight in measurable])
+        sizes = {
+            weight.layer: min(weight.parameter.shape[:2]) * weight.parameter[0, 0].numel()
+            for weight in candidates(pl_module, self.layers)
+            if isinstance(weight, Weight)
+        }
+        if self.watched(trainer) and max(sizes.values(), default=0) < self.summary_min_evals:
+            counts = ", ".join(f"{name} ({size})" for name, size in sizes.items()) or "none"
+            raise TrainerConfigurationError(
+                f"a callback monitors {self.prefix}/..., but no layer has summary_min_evals="
+                f"{self.summary_min_evals} eigenvalues. There are: {counts}. Lower "
+                "summary_min_evals, or monitor something else"
+            )
+
+    def measure(self, trainer: Trainer, pl_module: LightningModule) -> SpectralReport:
+        """Every layer's spectrum, one at a time."""
+        return analyze(pl_module, layers=self.layers, summary_min_evals=self.summary_min_evals)
+
+    def publish(self, trainer: Trainer, report: Report, step: int) -> None:
+        """A chart per layer of alpha and of the log-norm."""
+        rows = report.records()
+        if len(rows) > MAX_LAYER_CHARTS:
+            return
+        charts = {
+            self.layer_tag(metric, index, row["name"]): row[metric]
+            for metric in ("alpha", "log_norm")
+            for index, row in enumerate(rows)
+            if row[metric] == row[metric]  # not NaN
+        }
+        log_scalars(trainer, charts, step)

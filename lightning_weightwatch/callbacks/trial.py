@@ -1,0 +1,152 @@
+"""PostFitTrial: after training, compress the weights and run the validation loop on them."""
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
+
+from rich.console import Console
+from torch import nn
+
+from lightning_weightwatch.callbacks._lightning import (
+    LightningModule,
+    Trainer,
+    rank_zero_info,
+    rank_zero_warn,
+)
+from lightning_weightwatch.callbacks.keys import KeyedCallback
+from lightning_weightwatch.callbacks.monitored import Mode, checked_monitor, choose_monitor
+from lightning_weightwatch.callbacks.publish import (
+    log_scalars,
+    log_text,
+    logging_step,
+    set_monitored,
+)
+from lightning_weightwatch.callbacks.validation import can_evaluate, evaluate_isolated
+from lightning_weightwatch.trials.trial import Compression, TrialReport, run_trials
+from lightning_weightwatch.views.tables import escape_markdown, markdown_table, terminal_table
+
+_COLUMNS = ("trial", "value", "delta", "packed_bytes", "size_ratio", "seconds", "error")
+_NAMED = 10
+_SHARDED = ("FSDP", "DeepSpeed", "ModelParallel")
+
+
+class PostFitTrial(KeyedCallback):
+    """Tries compressed weights on the trainer's own validation loop, after training.
+
+    It runs in ``on_train_end``, with the metrics that the module logs, on the batches of its
+    validation; no callback or logger sees it, and the weights come back bit for bit. One evaluation
+    for the baseline and one for each variant.
+
+    Args:
+        monitor: The metric to compare by. None: that of ModelCheckpoint or EarlyStopping, else
+            ``val_loss``.
+        mode: ``"min"`` if it is to fall, ``"max"`` if it is to rise. None: that of ModelCheckpoint
+            or EarlyStopping for this metric, else ``"min"``.
+        verbose: Print the table at the end of the fit.
+        prefix: The first part of every key and tag.
+
+    Attributes:
+        report: The results; None before the end of training.
+    """
+
+    #: What the keys begin with.
+    AREA: ClassVar[str]
+    DURING_FIT = False
+
+    def __init__(
+        self,
+        *,
+        monitor: str | None = None,
+        mode: Mode | None = None,
+        verbose: bool = True,
+        prefix: str = "weightwatch",
+    ) -> None:
+        super().__init__(prefix=prefix)
+        checked_monitor(monitor, mode)
+        self.monitor = monitor
+        self.mode = mode
+        self.verbose = verbose
+        self.report: TrialReport | None = None
+
+    @abstractmethod
+    def compressions(self) -> Sequence[Compression]:
+        """What is tried, in this order."""
+
+    @property
+    def logged_keys(self) -> tuple[str, ...]:
+        """Delta and bytes of every variant."""
+        return tuple(
+            self.key(f"{self.AREA}_{tried.name}_{value}")
+            for tried in self.compressions()
+            for value in ("delta", "bytes")
+        )
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Check the combination, and forget the last run."""
+        super().setup(trainer, pl_module, stage)
+        if stage == "fit":
+            self.report = None
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Run the trials; whatever fails in them is a warning, and the weights stay."""
+        if not can_evaluate(trainer):
+            rank_zero_info(f"{type(self).__name__} tries nothing: the Trainer has no validation")
+            return
+        fault = self._refusal(trainer)
+        if fault is None:
+            try:
+                self.report = self._tried(trainer, pl_module)
+                fault = self.report.rows[0].error or None
+                self._publish(trainer, self.report)
+            except Exception as error:
+                fault = f"{type(error).__name__}: {error}"
+        if fault is not None:
+            rank_zero_warn(f"{type(self).__name__} has no result: {fault}")
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Print the table, now that no progress bar is in the way."""
+        if self.report is not None and self.verbose and trainer.is_global_zero:
+            title = f"{type(self).__name__}: {self.report.monitor or 'no metric'} on validation"
+            table = terminal_table(self.report.records(), _COLUMNS, title)
+            Console().print(table, *_footnote(self.report))
+
+    def _refusal(self, trainer: Trainer) -> str | None:
+        strategy = type(trainer.strategy).__name__
+        if any(word in strategy for word in _SHARDED):
+            return f"{strategy} shards the weights, which cannot be changed in place layer by layer"
+        return None
+
+    def _tried(self, trainer: Trainer, pl_module: LightningModule) -> TrialReport:
+        def evaluate(model: nn.Module) -> Mapping[str, float]:
+            return evaluate_isolated(trainer)
+
+        def choose(metrics: Mapping[str, float]) -> tuple[str, Mode]:
+            name, mode = choose_monitor(trainer, self.monitor, self.mode, metrics)
+            return name or "", mode
+
+        return run_trials(pl_module, evaluate, self.compressions(), choose_monitor=choose)
+
+    def _publish(self, trainer: Trainer, report: TrialReport) -> None:
+        baseline = report.rows[0]
+        if baseline.metrics and not report.monitor:
+            wanted = self.monitor or "val_loss"
+            rank_zero_warn(
+                f"{type(self).__name__} has no validation metric {wanted!r}: the validation logs "
+                f"{', '.join(sorted(baseline.metrics))}. Set monitor to one of them"
+            )
+        values = {self.key(f"{self.AREA}_{name}"): v for name, v in report.summary().items()}
+        set_monitored(trainer, values)
+        step = logging_step(trainer)
+        log_scalars(trainer, values, step)
+        table = markdown_table(report.records(), _COLUMNS)
+        notes = [escape_markdown(note) for note in _footnote(report)]
+        log_text(trainer, self.key(self.AREA), "\n\n".join([table, *notes]), step)
+
+
+def _footnote(report: TrialReport) -> list[str]:
+    """A sentence on the weights that no variant changed, if there are any."""
+    if not report.skipped:
+        return []
+    names = ", ".join(f"{item.name} ({item.reason})" for item in report.skipped[:_NAMED])
+    more = len(report.skipped) - _NAMED
+    return [f"Left as they are: {names}" + (f" and {more} more." if more > 0 else ".")]

@@ -1,0 +1,1 @@
+"""Learning curves: is it overfitting, and since when."""

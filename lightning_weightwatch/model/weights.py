@@ -1,0 +1,124 @@
+"""One walk over the weights of a model: every parameter once, with its name, kind and module."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from lightning_weightwatch.report import Skipped
+
+Kind = Literal[
+    "linear", "embedding", "conv1d", "conv2d", "conv3d", "conv_transpose", "attention", "rnn",
+    "norm", "bias", "other",
+]  # fmt: skip
+
+_KINDS: tuple[tuple[tuple[type[nn.Module], ...], Kind], ...] = (
+    ((nn.Linear,), "linear"),
+    ((nn.Embedding, nn.EmbeddingBag), "embedding"),
+    ((nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d), "conv_transpose"),
+    ((nn.Conv1d,), "conv1d"),
+    ((nn.Conv2d,), "conv2d"),
+    ((nn.Conv3d,), "conv3d"),
+    ((nn.MultiheadAttention,), "attention"),
+    ((nn.RNNBase, nn.RNNCellBase), "rnn"),
+    ((nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.modules.batchnorm._NormBase), "norm"),
+)
+
+# What torch.compile, FSDP1 and activation checkpointing put into the paths of named_modules().
+_WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
+
+
+@dataclass(frozen=True)
+class Weight:
+    """A parameter of a model, where it stands and what it is.
+
+    Attributes:
+        layer: Dotted path of the module that owns it; the class name when that is the model itself.
+        name: Dotted path of the parameter (``encoder.0.weight``).
+        kind: The kind of its module, or ``"bias"``.
+        module: The owner.
+        parameter: The parameter itself, alive: read it through :func:`whole`.
+    """
+
+    layer: str
+    name: str
+    kind: Kind
+    module: nn.Module
+    parameter: nn.Parameter
+
+    @property
+    def attribute(self) -> str:
+        """The name of the parameter within its module."""
+        return self.name.rpartition(".")[2]
+
+    @property
+    def output_axis(self) -> int:
+        """The axis that counts output channels: 1 for transposed convolutions, else 0."""
+        return 1 if self.kind == "conv_transpose" else 0
+
+
+def walk(model: nn.Module) -> Iterator[Weight | Skipped]:
+    """Every parameter of ``model`` in the order of ``named_modules``, a tied one only once.
+
+    At its second place a tied one comes as :class:`Skipped`.
+    """
+    first_name: dict[int, str] = {}
+    for path, module in model.named_modules():
+        layer = clean_name(path) or type(module).__name__
+        for attribute, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
+            name = clean_name(f"{path}.{attribute}" if path else attribute)
+            if id(parameter) in first_name:
+                yield Skipped(name, f"tied to {first_name[id(parameter)]}")
+                continue
+            first_name[id(parameter)] = name
+            yield Weight(layer, name, kind_of(module, attribute), module, parameter)
+
+
+def kind_of(module: nn.Module, attribute: str = "weight") -> Kind:
+    """The kind of a parameter: that of its module, or ``"bias"`` for ``bias``, ``in_proj_bias``."""
+    if "bias" in attribute:
+        return "bias"
+    return next((kind for types, kind in _KINDS if isinstance(module, types)), "other")
+
+
+def clean_name(path: str) -> str:
+    """A dotted path without the names of wrappers: ``_orig_mod.net.0`` becomes ``net.0``."""
+    return ".".join(part for part in path.split(".") if part not in _WRAPPERS)
+
+
+def unreadable(parameter: Tensor) -> str | None:
+    """Why the values of a parameter cannot be read as real numbers, or None when they can."""
+    if is_lazy(parameter):
+        return "lazy: it has no shape before the first forward pass"
+    if parameter.is_meta:
+        return "on the meta device: it has no values"
+    if parameter.numel() == 0:
+        return f"empty: shape {tuple(parameter.shape)}"
+    if parameter.is_quantized or not (parameter.is_floating_point() or parameter.is_complex()):
+        return f"quantized or integer ({parameter.dtype})"
+    return None
+
+
+def whole(parameter: Tensor) -> Tensor:
+    """The full tensor, detached. A collective where the parameter is a sharded DTensor.
+
+    Every rank must call it for the same parameters in the same order.
+    """
+    detached = parameter.detach()
+    gather = getattr(detached, "full_tensor", None)  # DTensor, without importing torch.distributed
+    return gather() if callable(gather) else detached
+
+
+def non_finite(values: Tensor) -> str | None:
+    """A sentence on the NaN and infinite entries of a tensor, or None when there are none."""
+    bad = values.numel() - int(torch.isfinite(values).sum())
+    return f"{bad} of {values.numel()} values are NaN or infinite" if bad else None
+
+
+def matches(name: str, patterns: Sequence[str] | None) -> bool:
+    """Whether a name equals, or fits as a shell pattern, one of ``patterns`` (None: any name)."""
+    return patterns is None or any(fnmatchcase(name, pattern) for pattern in patterns)

@@ -1,0 +1,1 @@
+"""Spectra of weight matrices, and the heavy-tailed metrics of WeightWatcher."""

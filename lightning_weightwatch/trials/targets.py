@@ -1,0 +1,89 @@
+"""Which weights a trial compresses, and how many bytes a model takes."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+from torch.nn.utils import parametrize
+
+from lightning_weightwatch.model.weights import Weight, non_finite, unreadable, walk
+from lightning_weightwatch.report import Skipped
+
+_COMPRESSED_KINDS = (
+    "linear", "embedding", "conv1d", "conv2d", "conv3d", "conv_transpose", "attention", "rnn",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Targets:
+    """The weights that a trial changes.
+
+    Attributes:
+        weights: Matrices and kernels, each once; biases and norms stay as they are.
+        skipped: Matrices that are left as they are, with the reason.
+        model_bytes: All parameters and buffers of the ``state_dict``, tied storage once.
+    """
+
+    weights: tuple[Weight, ...]
+    skipped: tuple[Skipped, ...]
+    model_bytes: int
+
+    @property
+    def other_bytes(self) -> int:
+        """Bytes of everything that is not a target."""
+        return self.model_bytes - sum(size_in_bytes(weight.parameter) for weight in self.weights)
+
+
+def find_targets(model: nn.Module) -> Targets:
+    """The weights of ``model`` that can be quantized or pruned."""
+    weights: list[Weight] = []
+    skipped: list[Skipped] = []
+    for found in walk(model):
+        if isinstance(found, Skipped):
+            skipped.append(found)
+        elif (reason := _unfit(found)) is None:
+            weights.append(found)
+        elif reason:
+            skipped.append(Skipped(found.name, reason))
+    return Targets(tuple(weights), tuple(skipped), sum(map(size_in_bytes, _stored(model))))
+
+
+def size_in_bytes(tensor: Tensor) -> int:
+    """Bytes of the elements of a tensor in its own dtype."""
+    return tensor.numel() * tensor.element_size()
+
+
+def _unfit(weight: Weight) -> str | None:
+    """Why a weight stays as it is; an empty string where nobody would expect otherwise."""
+    unread = unreadable(weight.parameter)
+    if unread is not None:
+        return unread
+    if weight.kind not in _COMPRESSED_KINDS or weight.parameter.ndim < 2:
+        return "" if weight.parameter.ndim < 2 else f"{type(weight.module).__name__} is not tried"
+    if weight.attribute.endswith("_orig") or "parametrizations" in weight.layer.split("."):
+        return "pruned or parametrized: its effective weight is computed at each forward pass"
+    if parametrize.is_parametrized(weight.module, weight.attribute):
+        return "parametrized: its effective weight is computed at each forward pass"
+    if weight.parameter.is_complex():
+        return "complex"
+    return non_finite(weight.parameter.detach())
+
+
+def _stored(model: nn.Module) -> Iterator[Tensor]:
+    """The parameters and buffers that a state_dict holds, each storage once.
+
+    Not taken from ``state_dict()`` itself, whose hooks may do anything.
+    """
+    seen: set[tuple[torch.device, int]] = set()
+    for module in model.modules():
+        transient = module._non_persistent_buffers_set
+        buffers = {k: v for k, v in module._buffers.items() if k not in transient}
+        for tensor in [*module._parameters.values(), *buffers.values()]:
+            if tensor is None or is_lazy(tensor):
+                continue
+            place = (tensor.device, id(tensor) if tensor.is_meta else tensor.data_ptr())
+            if place not in seen:
+                seen.add(place)
+                yield tensor

@@ -1,0 +1,1 @@
+"""A report as people see it: tables, sentences, figures."""

@@ -1,0 +1,1 @@
+"""Histograms and statistics of weights."""
