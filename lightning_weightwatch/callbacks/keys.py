@@ -89,6 +89,11 @@ def keyed(trainer: Trainer) -> Iterator[KeyedCallback]:
     return (found for found in trainer.callbacks if isinstance(found, KeyedCallback))  # type: ignore[attr-defined]
 
 
+def own_keys(trainer: Trainer) -> frozenset[str]:
+    """Every key that a callback of ours publishes on this Trainer."""
+    return frozenset(key for callback in keyed(trainer) for key in callback.logged_keys)
+
+
 def watchers(trainer: Trainer) -> Iterator[Any]:
     """Callbacks of others with a ``monitor``, whichever package their class comes from."""
     for found in trainer.callbacks:  # type: ignore[attr-defined]

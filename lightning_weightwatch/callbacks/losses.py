@@ -14,6 +14,7 @@ from lightning_weightwatch.callbacks._lightning import (
     rank_zero_info,
 )
 from lightning_weightwatch.callbacks.epoch_mean import EpochMean, batch_size, scalars_on
+from lightning_weightwatch.callbacks.keys import own_keys
 from lightning_weightwatch.callbacks.monitor import EpochMonitor
 from lightning_weightwatch.callbacks.monitored import Mode, checked_monitor, choose_monitor
 from lightning_weightwatch.callbacks.publish import log_figure, log_text
@@ -135,10 +136,11 @@ class OverfittingMonitor(EpochMonitor):
 
     def _fresh_metrics(self, trainer: Trainer) -> dict[str, Tensor]:
         """What the current validation has logged so far."""
+        ours = own_keys(trainer)
         return {
             name: value
             for name, value in trainer.callback_metrics.items()
-            if value is not self._old_metrics.get(name) and name not in self.logged_keys
+            if value is not self._old_metrics.get(name) and name not in ours
         }
 
     def _choice(self, trainer: Trainer) -> tuple[str | None, Mode]:

@@ -4,7 +4,7 @@ from collections.abc import Collection
 from typing import Literal
 
 from lightning_weightwatch.callbacks._lightning import Trainer
-from lightning_weightwatch.callbacks.keys import keyed, watchers
+from lightning_weightwatch.callbacks.keys import own_keys, watchers
 
 Mode = Literal["min", "max"]
 
@@ -36,7 +36,7 @@ def choose_monitor(
     Returns:
         The metric, None when none of the available ones is meant; and its mode.
     """
-    ours = {key for callback in keyed(trainer) for key in callback.logged_keys}
+    ours = own_keys(trainer)
     modes: dict[str, Mode] = {
         watcher.monitor: watcher.mode
         for watcher in watchers(trainer)

@@ -1,0 +1,178 @@
+"""What stands in the event files: every tag that the documentation names, at the right steps."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import TensorBoardLogger
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from lightning_weightwatch import (
+    OverfittingMonitor,
+    PruningTrial,
+    QuantizationTrial,
+    SpectralMonitor,
+    WeightHistogram,
+)
+from tests.callbacks.fits import Perceptron, train_loader, trainer, val_loader, weight_norm
+
+EPOCHS, STEPS = 3, [5, 11, 17]
+DOCUMENTED = sorted(
+    {
+        tag
+        for callback in (
+            WeightHistogram,
+            SpectralMonitor,
+            OverfittingMonitor,
+            QuantizationTrial,
+            PruningTrial,
+        )
+        for tag in re.findall(r"``(weightwatch[/-][^`*]+)``", callback.__doc__ or "")
+    }
+)
+# What the documentation writes for a layer, or a parameter, of the reader's model.
+OF_THIS_MODEL = {
+    "007_encoder.0": "000_net.0",
+    "003_net.0.weight": "002_net.2.weight",
+}
+
+
+class Logged:
+    """A fit with every callback, its event file and the truth of its last weights."""
+
+    def __init__(self, root: Path, **options: Any) -> None:
+        self.model = Perceptron()
+        self.callbacks: dict[str, Any] = {
+            type(callback).__name__: callback
+            for callback in (
+                WeightHistogram(at_start=options.pop("at_start", False)),
+                SpectralMonitor(),
+                OverfittingMonitor(),
+                QuantizationTrial(verbose=False),
+                PruningTrial(verbose=False),
+            )
+        }
+        logger = TensorBoardLogger(root)
+        fit = trainer(
+            [*self.callbacks.values(), ModelCheckpoint(monitor="val_loss")],
+            root,
+            logger=logger,
+            max_epochs=EPOCHS,
+            log_every_n_steps=1,
+            **options,
+        )
+        fit.fit(self.model, train_loader(), val_loader())
+        self.events = EventAccumulator(
+            logger.log_dir, size_guidance={"scalars": 0, "histograms": 0, "images": 0}
+        )
+        self.events.Reload()
+
+    def steps(self, tag: str) -> list[int]:
+        tags = self.events.Tags()
+        if tag in tags["scalars"]:
+            return [event.step for event in self.events.Scalars(tag)]
+        if tag in tags["histograms"]:
+            return [event.step for event in self.events.Histograms(tag)]
+        if tag in tags["images"]:
+            return [event.step for event in self.events.Images(tag)]
+        if f"{tag}/text_summary" in tags["tensors"]:
+            return [event.step for event in self.events.Tensors(f"{tag}/text_summary")]
+        return []
+
+
+@pytest.fixture(scope="module")
+def logged(tmp_path_factory: pytest.TempPathFactory) -> Logged:
+    return Logged(tmp_path_factory.mktemp("logged"))
+
+
+def test_the_documentation_names_tags_of_every_kind() -> None:
+    assert "weightwatch/alpha_min" in DOCUMENTED
+    assert "weightwatch-alpha/007_encoder.0" in DOCUMENTED
+    assert "weightwatch/loss_curve" in DOCUMENTED
+    assert len(DOCUMENTED) > 25
+
+
+@pytest.mark.parametrize("tag", DOCUMENTED)
+def test_a_documented_tag_is_there_at_the_steps_of_self_log(tag: str, logged: Logged) -> None:
+    for example, real in OF_THIS_MODEL.items():
+        tag = tag.replace(example, real)
+    at_the_end = re.search("quantization|pruning|loss_curve|diagnosis", tag)
+    assert logged.steps("val_loss") == STEPS
+    assert logged.steps(tag) == (STEPS[-1:] if at_the_end else STEPS)
+
+
+def test_every_parameter_has_its_histogram_and_its_charts(logged: Logged) -> None:
+    names = [name for name, _ in logged.model.named_parameters()]
+    for index, name in enumerate(names):
+        assert logged.steps(f"weightwatch-weights/{index:03d}_{name}") == STEPS
+        for metric in ("mean", "std", "min", "max", "norm", "zero_share", "nonfinite"):
+            assert logged.steps(f"weightwatch-{metric}/{index:03d}_{name}") == STEPS
+
+
+def test_no_tag_is_undocumented(logged: Logged) -> None:
+    groups = {tag.split("/")[0] for tag in DOCUMENTED if tag.startswith("weightwatch-")}
+    groups |= {f"weightwatch-{m}" for m in ("std", "min", "max", "norm", "zero_share", "nonfinite")}
+    tags = logged.events.Tags()
+    for kind in ("scalars", "histograms", "images", "tensors"):
+        for tag in tags[kind]:
+            name = tag.removesuffix("/text_summary")
+            if name.startswith("weightwatch"):
+                assert name in DOCUMENTED or name.split("/")[0] in groups, name
+
+
+def test_the_last_values_are_those_of_the_last_weights(logged: Logged) -> None:
+    last = logged.events.Scalars("weightwatch/weight_norm")[-1].value
+    assert last == pytest.approx(weight_norm(logged.model), rel=1e-6)
+
+
+def test_a_histogram_holds_every_weight_once(logged: Logged) -> None:
+    weight = logged.model.net[2].weight.detach().double().numpy()
+    found = logged.events.Histograms("weightwatch-weights/002_net.2.weight")[-1].histogram_value
+    counts, _ = np.histogram(weight, bins=64, range=(weight.min(), weight.max()))
+    assert found.num == weight.size == sum(found.bucket)
+    # The reader drops empty buckets at both ends.
+    assert [c for c in found.bucket if c] == [c for c in counts.tolist() if c]
+    assert found.min == pytest.approx(weight.min())
+    assert found.max == pytest.approx(weight.max())
+    assert found.sum == pytest.approx(weight.sum())
+    assert found.sum_squares == pytest.approx(np.square(weight).sum())
+
+
+def test_the_figure_is_700_pixels_wide(logged: Logged) -> None:
+    (image,) = logged.events.Images("weightwatch/loss_curve")
+    assert image.width == 700
+
+
+def test_the_diagnosis_names_the_file_of_the_best_epoch(logged: Logged) -> None:
+    (event,) = logged.events.Tensors("weightwatch/diagnosis/text_summary")
+    monitor = logged.callbacks["OverfittingMonitor"]
+    text = event.tensor_proto.string_val[0].decode().replace("\\", "")
+    assert Path(monitor.best_checkpoint).exists()
+    assert Path(monitor.best_checkpoint).name in text
+    assert f"epoch {monitor.report.best_epoch + 1} " in text
+
+
+def test_a_point_before_training_stands_at_step_0(tmp_path: Path) -> None:
+    logged = Logged(tmp_path, at_start=True)
+    assert logged.steps("weightwatch/weight_norm") == [0, *STEPS]
+
+
+@pytest.mark.parametrize(
+    ("options", "steps"),
+    [
+        ({"val_check_interval": 0.5}, [2, 5, 8, 11, 14, 17]),
+        ({"accumulate_grad_batches": 2}, [2, 5, 8]),
+    ],
+)
+def test_steps_follow_self_log_when_validation_or_steps_do_not(
+    options: dict[str, Any], steps: list[int], tmp_path: Path
+) -> None:
+    logged = Logged(tmp_path, **options)
+    assert logged.steps("val_loss") == steps
+    assert logged.steps("weightwatch/weight_norm") == steps
+    assert logged.steps("weightwatch/val_metric") == steps
