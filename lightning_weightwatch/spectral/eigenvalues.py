@@ -49,7 +49,8 @@ def eigenvalues(weight: Tensor) -> Tensor:
 
 
 def _on_gpu(matrices: Tensor) -> Tensor:
-    return torch.linalg.eigvalsh(matrices.mT @ matrices).cpu()
+    values: Tensor = torch.linalg.eigvalsh(matrices.mT @ matrices)
+    return values.cpu()
 
 
 def _on_cpu(matrices: Tensor) -> Tensor:

@@ -46,5 +46,5 @@ def pixels(figure: "Figure") -> "NDArray[np.uint8]":
     canvas = figure.canvas
     assert isinstance(canvas, FigureCanvasAgg)
     canvas.draw()  # type: ignore[no-untyped-call]
-    rendered = np.asarray(canvas.buffer_rgba())  # type: ignore[no-untyped-call]
-    return rendered[..., :3].copy()
+    image: NDArray[np.uint8] = np.asarray(canvas.buffer_rgba())[..., :3].copy()  # type: ignore[no-untyped-call]
+    return image

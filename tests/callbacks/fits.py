@@ -26,6 +26,13 @@ class Perceptron(LightningModule):
         )
         self.learning_rate = learning_rate
 
+    @property
+    def large(self) -> nn.Linear:
+        """The layer with enough eigenvalues to count."""
+        layer = self.net[2]
+        assert isinstance(layer, nn.Linear)
+        return layer
+
     def forward(self, x: Tensor) -> Tensor:
         logits: Tensor = self.net(x)
         return logits

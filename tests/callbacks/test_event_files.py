@@ -131,7 +131,7 @@ def test_the_last_values_are_those_of_the_last_weights(logged: Logged) -> None:
 
 
 def test_a_histogram_holds_every_weight_once(logged: Logged) -> None:
-    weight = logged.model.net[2].weight.detach().double().numpy()
+    weight = logged.model.large.weight.detach().double().numpy()
     found = logged.events.Histograms("weightwatch-weights/002_net.2.weight")[-1].histogram_value
     counts, _ = np.histogram(weight, bins=64, range=(weight.min(), weight.max()))
     assert found.num == weight.size == sum(found.bucket)

@@ -56,8 +56,7 @@ def ours() -> list[Callback]:
 def spectral_norm_of_net_2(module: LightningModule) -> float:
     """log10 of the squared Frobenius norm of the only large layer, by numpy."""
     assert isinstance(module, Perceptron)
-    weight = module.net[2].weight
-    return float(np.log10(np.square(weight.detach().double().numpy()).sum()))
+    return float(np.log10(np.square(module.large.weight.detach().double().numpy()).sum()))
 
 
 def watchers(**checkpoint: Any) -> list[Any]:

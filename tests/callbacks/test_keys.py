@@ -65,7 +65,7 @@ def fit(callbacks: list[Any], root: Path) -> None:
     ],
 )
 def test_two_callbacks_that_publish_one_key_are_refused(pair: Any, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="would both publish weightwatch/.*prefix"):
+    with pytest.raises(ValueError, match=r"would both publish weightwatch/.*prefix"):
         fit(pair(), tmp_path)
 
 
@@ -84,7 +84,7 @@ def test_instances_with_prefixes_of_their_own_stand_side_by_side(tmp_path: Path)
 
 @pytest.mark.parametrize("watcher", [EarlyStopping, ModelCheckpoint])
 def test_a_typo_in_the_monitor_of_another_lists_the_keys(watcher: Any, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="alpha_minimum.*There are: .*weightwatch/alpha_min,"):
+    with pytest.raises(ValueError, match=r"alpha_minimum.*There are: .*weightwatch/alpha_min,"):
         fit([watcher(monitor="weightwatch/alpha_minimum"), SpectralMonitor()], tmp_path)
 
 

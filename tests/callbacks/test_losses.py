@@ -184,7 +184,7 @@ def test_batch_size_is_the_first_dimension_of_the_first_tensor(batch: Any, size:
 
 def test_several_validation_loaders_are_listed_when_the_name_is_not_theirs(tmp_path: Path) -> None:
     class Two(Perceptron):
-        def validation_step(  # type: ignore[override]
+        def validation_step(
             self, batch: list[Tensor], batch_idx: int, dataloader_idx: int = 0
         ) -> None:
             super().validation_step(batch, batch_idx)

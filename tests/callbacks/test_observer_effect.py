@@ -44,7 +44,7 @@ def fitted(module: type[Perceptron], callbacks: list[Callback], root: Path, **op
     ]
     generators = (
         torch.get_rng_state().numpy().tobytes(),
-        np.random.get_state()[1].tobytes(),  # type: ignore[index, union-attr]
+        np.random.get_state()[1].tobytes(),  # type: ignore[index]
         random.getstate(),
     )
     return {

@@ -40,7 +40,7 @@ class Menagerie(Perceptron):
         self.plain_norm = nn.BatchNorm1d(FEATURES, affine=False)
         self.instance_norm = nn.InstanceNorm1d(3)
         self.tied = nn.Linear(40, 40, bias=False)
-        self.tied.weight = self.net[2].weight
+        self.tied.weight = self.large.weight
         self.frozen = nn.Linear(40, 40).requires_grad_(False)
         self.empty = nn.Linear(40, 1)
         self.empty.weight = nn.Parameter(torch.empty(0, 40))
@@ -48,7 +48,8 @@ class Menagerie(Perceptron):
         self.broken = nn.Linear(40, 40).requires_grad_(False)
         self.scaled = parametrizations.weight_norm(nn.Linear(40, 40))
         self.spectral = parametrizations.spectral_norm(nn.Linear(40, 40))
-        self.pruned = prune.l1_unstructured(nn.Linear(40, 40), "weight", 0.5)
+        self.pruned = nn.Linear(40, 40)
+        prune.l1_unstructured(self.pruned, "weight", 0.5)  # type: ignore[no-untyped-call]
         self.convolution = nn.Conv1d(4, 8, 3)
         self.recurrent = nn.LSTM(8, 8)
         self.transposed = nn.ConvTranspose2d(4, 8, 3)
@@ -134,7 +135,7 @@ def test_odd_weights_keep_their_bits_through_the_trials(
     before = {name: bits(model.get_submodule(name)) for name in odd if name != "tied"}
     trainer(callbacks, tmp_path, max_epochs=1).fit(model, train_loader(), val_loader())
     assert {name: bits(model.get_submodule(name)) for name in before} == before
-    assert model.tied.weight is model.net[2].weight
+    assert model.tied.weight is model.large.weight
 
 
 def test_spectral_norm_is_not_iterated_by_looking_at_it(tmp_path: Path) -> None:
@@ -150,7 +151,7 @@ def test_weights_that_turn_nan_repeat_the_last_value(tmp_path: Path) -> None:
     class Diverging(Perceptron):
         def on_train_epoch_start(self) -> None:
             with torch.no_grad():
-                self.net[2].weight.fill_(float("nan"))
+                self.large.weight.fill_(float("nan"))
 
     spectral, histogram = SpectralMonitor(), WeightHistogram()
     stopper = WitnessStopper("weightwatch/alpha_min", truth=lambda _: 0.0)

@@ -1,0 +1,59 @@
+"""A fit on two processes, started by test_ddp.py: prints what each rank saw as one JSON line."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+from lightning.pytorch import Trainer, seed_everything
+from lightning.pytorch.callbacks import EarlyStopping
+from lightning.pytorch.loggers import CSVLogger
+
+from lightning_weightwatch import (
+    OverfittingMonitor,
+    PruningTrial,
+    QuantizationTrial,
+    SpectralMonitor,
+    WeightHistogram,
+)
+from tests.callbacks.fits import ConvNet, train_loader, val_loader
+
+
+def main(root: Path, devices: int) -> None:
+    """Train, and write ``rank-N.json``."""
+    torch.set_num_threads(1)
+    seed_everything(0, verbose=False)
+    monitors = [WeightHistogram(), SpectralMonitor(), OverfittingMonitor()]
+    trials = [QuantizationTrial(verbose=False), PruningTrial(verbose=False)]
+    stopper = EarlyStopping(monitor="weightwatch/alpha_mean", patience=10**6)
+    trainer = Trainer(
+        accelerator="cpu",
+        devices=devices,
+        strategy="ddp" if devices > 1 else "auto",
+        max_epochs=2,
+        default_root_dir=root,
+        logger=CSVLogger(root),
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=[stopper, *monitors, *trials],
+    )
+    model = ConvNet()
+    trainer.fit(model, train_loader(), val_loader())
+    seen = {
+        "world_size": trainer.world_size,
+        "metrics": {key: float(value) for key, value in trainer.callback_metrics.items()},
+        "history": [monitor.history for monitor in monitors],
+        "rows": [
+            [dict(row.metrics) for row in trial.report.rows] for trial in trials if trial.report
+        ],
+        "errors": [row.error for trial in trials if trial.report for row in trial.report.rows],
+        "weights": [float(p.detach().double().square().sum()) for p in model.parameters()],
+    }
+    (root / f"rank-{trainer.global_rank}.json").write_text(json.dumps(seen))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]))

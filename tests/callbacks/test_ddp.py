@@ -1,0 +1,74 @@
+"""On two processes every rank reports the same numbers, those of the whole."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def fitted(root: Path, devices: int) -> list[dict[str, Any]]:
+    """What each rank of a fit saw."""
+    root.mkdir()
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "tests.callbacks.ddp_fit", str(root), str(devices)]
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return [json.loads((root / f"rank-{rank}.json").read_text()) for rank in range(devices)]
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    return fitted(tmp_path_factory.mktemp("ddp") / "two", devices=2)
+
+
+def test_two_processes_ran_and_hold_the_same_weights(ranks: list[dict[str, Any]]) -> None:
+    first, second = ranks
+    assert first["world_size"] == second["world_size"] == 2
+    assert first["weights"] == second["weights"]
+
+
+def test_our_values_are_equal_on_all_ranks(ranks: list[dict[str, Any]]) -> None:
+    ours = [
+        {
+            key: value
+            for key, value in rank["metrics"].items()
+            if key.startswith("weightwatch/") and "quantization" not in key and "pruning" not in key
+        }
+        for rank in ranks
+    ]
+    assert ours[0] == ours[1]
+    assert ours[0]["weightwatch/train_loss"] > 0
+    assert ours[0]["weightwatch/alpha_mean"] > 1
+
+
+def test_the_ranks_differ_where_nobody_reduces(ranks: list[dict[str, Any]]) -> None:
+    """So that the equality above is the work of a reduction."""
+    assert ranks[0]["metrics"]["train_loss"] != ranks[1]["metrics"]["train_loss"]
+    assert ranks[0]["metrics"]["val_loss"] != ranks[1]["metrics"]["val_loss"]
+
+
+def test_the_validation_value_is_the_mean_over_the_ranks(ranks: list[dict[str, Any]]) -> None:
+    local = [rank["metrics"]["val_loss"] for rank in ranks]
+    assert ranks[0]["metrics"]["weightwatch/val_metric"] == pytest.approx(sum(local) / 2)
+
+
+def test_the_norm_is_that_of_the_whole_model(ranks: list[dict[str, Any]]) -> None:
+    norm = math.sqrt(sum(ranks[0]["weights"]))
+    assert ranks[0]["history"][0][-1]["weight_norm"] == pytest.approx(norm, rel=1e-6)
+
+
+def test_trials_run_on_both_ranks(ranks: list[dict[str, Any]]) -> None:
+    for rank in ranks:
+        assert rank["errors"] == ["", "", "", ""]
+        assert rank["rows"][0][0]["val_loss"] == pytest.approx(rank["metrics"]["val_loss"])
