@@ -65,7 +65,7 @@ define new_venv
 @$(PYTHON) -m venv --clear $(1)
 endef
 
-# pip is the last thing that venv writes: a venv left half made has none and is made anew.
+# The target is pip, not python: a venv whose making was cut short has no pip and is made anew.
 .venv/bin/pip:
 	$(call new_venv,.venv)
 

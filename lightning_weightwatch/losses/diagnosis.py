@@ -100,7 +100,9 @@ class LossReport:
     @property
     def severity(self) -> Severity:
         """The rise in a word: moderate above 4 %, severe above 15 %, mild above 1 %."""
-        if len(self.val_values) < MIN_POINTS or math.isnan(self.train_losses[-1]):
+        if self.best_index is None or len(self.val_values) < MIN_POINTS:
+            return "unknown"
+        if math.isnan(self.train_losses[-1]) or math.isnan(self.train_losses[self.best_index]):
             return "unknown"
         if not self.training_fell or self.rise <= MILD_RISE:
             return "none"

@@ -115,10 +115,14 @@ def whole(parameter: Tensor) -> Tensor:
 
 def non_finite(values: Tensor) -> str | None:
     """A sentence on the NaN and infinite entries of a tensor, or None when there are none."""
+    if values.element_size() == 1:
+        values = values.float()  # float8 has no isfinite
     bad = values.numel() - int(torch.isfinite(values).sum())
     return f"{bad} of {values.numel()} values are NaN or infinite" if bad else None
 
 
 def matches(name: str, patterns: Sequence[str] | None) -> bool:
     """Whether a name equals, or fits as a shell pattern, one of ``patterns`` (None: any name)."""
-    return patterns is None or any(fnmatchcase(name, pattern) for pattern in patterns)
+    return patterns is None or any(
+        name == pattern or fnmatchcase(name, pattern) for pattern in patterns
+    )

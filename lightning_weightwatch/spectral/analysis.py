@@ -150,11 +150,11 @@ def analyze(
         summary_min_evals: See :class:`SpectralReport`.
     """
     measured: list[LayerSpectrum] = []
-    skipped: list[Skipped] = []
+    skipped: dict[Skipped, None] = {}  # an LSTM is named once, not once per matrix
     for found in candidates(model, layers):
         result = found if isinstance(found, Skipped) else _measure(found)
         if isinstance(result, Skipped):
-            skipped.append(result)
+            skipped[result] = None
         else:
             measured.append(result)
     return SpectralReport(tuple(measured), tuple(skipped), summary_min_evals)
@@ -176,7 +176,9 @@ def candidates(model: nn.Module, layers: Sequence[str] | None = None) -> Iterato
             if reason is None:
                 yield found
             elif found.kind != "bias":
-                yield Skipped(found.name if found.kind == "other" else found.layer, reason)
+                main = found.attribute in ("weight", "weight_orig")
+                several = found.kind in ("rnn", "attention")
+                yield Skipped(found.layer if main or several else found.name, reason)
 
 
 def _without_weight(module: nn.Module) -> str | None:
@@ -203,6 +205,10 @@ def _unfit(weight: Weight) -> str | None:
         return f"{type(weight.module).__name__}: a 1-D weight has no spectrum"
     if weight.kind not in _MEASURED_KINDS or len(shape) not in (2, 4):
         return f"{type(weight.module).__name__}: the spectrum of this kind is not measured yet"
+    if weight.attribute != "weight" and _mask(weight) is None:
+        if "weight" in weight.attribute:
+            return "parametrized: its effective weight is not measured yet"
+        return f"not the weight of {type(weight.module).__name__}, but an addition to it"
     if weight.parameter.is_complex():
         return "complex weights are not measured yet"
     smaller, positions = min(shape[:2]), math.prod(shape[2:])
@@ -214,14 +220,19 @@ def _unfit(weight: Weight) -> str | None:
 
 
 def _measure(weight: Weight) -> LayerSpectrum | Skipped:
-    values = whole(weight.parameter)
-    mask = getattr(weight.module, "weight_mask", None)
-    if weight.attribute == "weight_orig" and isinstance(mask, Tensor):
-        values = values * mask  # torch.nn.utils.prune: what the forward pass uses
+    values, mask = whole(weight.parameter), _mask(weight)
+    if mask is not None:
+        values = values * mask
     reason = non_finite(values)
     if reason is not None:
         return Skipped(weight.layer, reason)
     return layer_spectrum(weight.layer, weight.kind, tuple(values.shape), eigenvalues(values))
+
+
+def _mask(weight: Weight) -> Tensor | None:
+    """What torch.nn.utils.prune multiplies ``weight_orig`` with at each forward pass."""
+    mask = getattr(weight.module, "weight_mask", None)
+    return mask if weight.attribute == "weight_orig" and isinstance(mask, Tensor) else None
 
 
 def layer_spectrum(name: str, kind: Kind, shape: tuple[int, ...], evals: Tensor) -> LayerSpectrum:

@@ -17,6 +17,8 @@ FLOOR = 1e-5
 # Below this many eigenvalues the estimate is corrected for bias and tails must hold 8 points.
 SMALL_SAMPLE = 20
 SMALL_TAIL = 8
+# Eigenvalues whose logarithms span less than this differ by the rounding of float32 weights.
+_LEAST_SPREAD = 1e-4
 # Candidates for xmin that are evaluated together: bounds the memory at about 8 MB per matrix.
 _BLOCK_ELEMENTS = 1 << 20
 
@@ -82,9 +84,11 @@ def fit_power_law(eigenvalues: Tensor) -> PowerLawFit:
     if n < 2:
         return PowerLawFit.failed(f"fewer than 2 eigenvalues above {FLOOR:g}")
     xmax = float(x[-1])
+    log_x = x.log()
+    if float(log_x[-1] - log_x[0]) < _LEAST_SPREAD:
+        return PowerLawFit.failed("the eigenvalues are all equal", xmax)
     small = n < SMALL_SAMPLE
     candidates = n - 1 if not small else max(n - SMALL_TAIL + 1, 1)
-    log_x = x.log()
     # Σ_{j>=i} ln x_j for every i, summed from the top.
     log_sums = log_x.flip(0).cumsum(0).flip(0)
     sizes = torch.arange(n, 0, -1, dtype=torch.float64)

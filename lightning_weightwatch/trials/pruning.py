@@ -23,7 +23,8 @@ def magnitude_masks(weights: Sequence[Tensor], amount: float) -> list[Tensor]:
         Boolean masks of the same shapes, on the same devices, True where an entry stays.
     """
     sizes = [weight.numel() for weight in weights]
-    magnitudes = torch.cat([weight.detach().abs().flatten().float().cpu() for weight in weights])
+    exact = torch.float64 if any(w.dtype == torch.float64 for w in weights) else torch.float32
+    magnitudes = torch.cat([w.detach().abs().flatten().to("cpu", exact) for w in weights])
     keep = torch.ones(sum(sizes), dtype=torch.bool)
     keep[magnitudes.argsort(stable=True)[: round(amount * sum(sizes))]] = False
     return [

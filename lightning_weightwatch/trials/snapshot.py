@@ -52,6 +52,7 @@ class Snapshot:
     """
 
     def __init__(self, model: nn.Module, changing: Sequence[nn.Parameter]) -> None:
+        self._places = [(module, dict(module._buffers)) for module in model.modules()]
         buffers = [buffer for buffer in model.buffers() if _has_values(buffer)]
         self._tensors = [(tensor, tensor.detach().clone()) for tensor in [*changing, *buffers]]
         self._training = [(module, module.training) for module in model.modules()]
@@ -62,6 +63,8 @@ class Snapshot:
     @torch.no_grad()
     def put_back(self) -> None:
         """Write parameters, buffers, training flags and states of metrics as they were."""
+        for module, buffers in self._places:
+            module._buffers.update(buffers)  # a forward pass may have put another tensor there
         for tensor, values in self._tensors:
             tensor.copy_(values)
         for module, training in self._training:
@@ -83,8 +86,9 @@ def digest(model: nn.Module) -> str:
         summed.update(f"{name} {tensor.dtype}".encode())
         if _has_values(tensor):
             summed.update(str(tuple(tensor.shape)).encode())
-            raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-            summed.update(raw.numpy().data)
+            on_cpu = tensor.detach().cpu()
+            dense = on_cpu if on_cpu.layout == torch.strided else on_cpu.to_dense()
+            summed.update(dense.contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return summed.hexdigest()
 
 
@@ -98,6 +102,18 @@ def _is_metric(module: nn.Module) -> bool:
 
 
 def _metric_state(metric: nn.Module) -> dict[str, Any]:
-    """The accumulated states of a metric: tensors, lists of tensors, counters and caches."""
-    names = [*metric._defaults, "_update_count", "_computed", "_forward_cache"]  # type: ignore[misc]
-    return {name: copy.deepcopy(getattr(metric, name)) for name in names if hasattr(metric, name)}
+    """Everything that a metric has accumulated: tensors, numbers, and collections of them."""
+    machinery = vars(nn.Module())
+    return {
+        name: copy.deepcopy(value)
+        for name, value in vars(metric).items()
+        if name not in machinery and _is_data(value)
+    }
+
+
+def _is_data(value: object) -> bool:
+    if isinstance(value, list | tuple):
+        return all(map(_is_data, value))
+    if isinstance(value, dict):
+        return all(map(_is_data, value.values()))
+    return value is None or isinstance(value, Tensor | bool | int | float | str)

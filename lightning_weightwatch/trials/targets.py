@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
-from torch.nn.utils import parametrize
 
 from lightning_weightwatch.model.weights import Weight, non_finite, unreadable, walk
 from lightning_weightwatch.report import Skipped
@@ -51,7 +50,7 @@ def find_targets(model: nn.Module) -> Targets:
 
 
 def size_in_bytes(tensor: Tensor) -> int:
-    """Bytes of the elements of a tensor in its own dtype."""
+    """Bytes of the elements of a tensor in its own dtype, as if it were dense."""
     return tensor.numel() * tensor.element_size()
 
 
@@ -62,10 +61,11 @@ def _unfit(weight: Weight) -> str | None:
         return unread
     if weight.kind not in _COMPRESSED_KINDS or weight.parameter.ndim < 2:
         return "" if weight.parameter.ndim < 2 else f"{type(weight.module).__name__} is not tried"
-    if weight.attribute.endswith("_orig") or "parametrizations" in weight.layer.split("."):
-        return "pruned or parametrized: its effective weight is computed at each forward pass"
-    if parametrize.is_parametrized(weight.module, weight.attribute):
-        return "parametrized: its effective weight is computed at each forward pass"
+    several = weight.kind in ("rnn", "attention")
+    if weight.attribute != "weight" and not (several and "weight" in weight.attribute):
+        if "weight" in weight.attribute:
+            return "pruned or parametrized: its effective weight is computed at each forward pass"
+        return f"not the weight of {type(weight.module).__name__}, but an addition to it"
     if weight.parameter.is_complex():
         return "complex"
     return non_finite(weight.parameter.detach())
@@ -83,7 +83,8 @@ def _stored(model: nn.Module) -> Iterator[Tensor]:
         for tensor in [*module._parameters.values(), *buffers.values()]:
             if tensor is None or is_lazy(tensor):
                 continue
-            place = (tensor.device, id(tensor) if tensor.is_meta else tensor.data_ptr())
+            placeless = tensor.is_meta or tensor.layout != torch.strided
+            place = (tensor.device, id(tensor) if placeless else tensor.data_ptr())
             if place not in seen:
                 seen.add(place)
                 yield tensor

@@ -128,41 +128,37 @@ def run_trials(
     targets = find_targets(model)
     rows: list[TrialRow] = []
     with restored(model, [weight.parameter for weight in targets.weights]) as snapshot:
-        rows.append(_evaluated(BASELINE, model, evaluate, lambda: targets.model_bytes))
-        for compression in compressions:
+        for compression in (None, *compressions):
             try:
-                rows.append(
-                    _evaluated(
-                        compression.name,
-                        model,
-                        evaluate,
-                        lambda c=compression: _apply(c, targets),  # type: ignore[misc]
-                    )
-                )
+                rows.append(_evaluated(compression, model, targets, evaluate))
             finally:
                 snapshot.put_back()
     monitor, mode = choose_monitor(rows[0].metrics)
     return TrialReport(tuple(rows), monitor, mode, targets.skipped)
 
 
+def _evaluated(
+    compression: Compression | None, model: nn.Module, targets: Targets, evaluate: Evaluate
+) -> TrialRow:
+    """Compress, evaluate, and keep what came of it; None is the model as it is."""
+    started = time.perf_counter()
+    size, metrics, error = 0, {}, ""
+    try:
+        size = _apply(compression, targets)
+        metrics = dict(evaluate(model))
+    except Exception as fault:
+        error = f"{type(fault).__name__}: {fault}"
+    name = compression.name if compression else BASELINE
+    return TrialRow(name, metrics, size, time.perf_counter() - started, error)
+
+
 @torch.no_grad()
-def _apply(compression: Compression, targets: Targets) -> int:
+def _apply(compression: Compression | None, targets: Targets) -> int:
     """Overwrite the weights; the packed bytes of the whole model."""
+    if compression is None:
+        return targets.model_bytes
     total = targets.other_bytes
     for weight, values, size in compression.compress(targets.weights):
         weight.parameter.copy_(values)
         total += size
     return total
-
-
-def _evaluated(
-    name: str, model: nn.Module, evaluate: Evaluate, prepare: Callable[[], int]
-) -> TrialRow:
-    started = time.perf_counter()
-    size = 0
-    try:
-        size = prepare()
-        metrics, error = dict(evaluate(model)), ""
-    except Exception as fault:
-        metrics, error = {}, f"{type(fault).__name__}: {fault}"
-    return TrialRow(name, metrics, size, time.perf_counter() - started, error)

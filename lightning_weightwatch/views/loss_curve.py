@@ -6,6 +6,9 @@ from typing import TYPE_CHECKING
 from lightning_weightwatch.losses.diagnosis import LossReport
 from lightning_weightwatch.views.png import BLACK, BLUE, ORANGE, VERMILION, new_figure, style
 
+_MANY = 1000
+_LONGEST = 28
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -21,17 +24,18 @@ def loss_figure(report: LossReport, monitor: str) -> "Figure":
 
     figure = new_figure()
     axes = figure.subplots()
-    figure.subplots_adjust(left=0.16, right=0.97, bottom=0.17, top=0.86)
     epochs = [epoch + 1 for epoch in report.epochs]
-    marker = "o" if len(epochs) == 1 else None
+    marker = "o" if len(set(epochs)) == 1 else None
+    lines, names = [], []
     if any(map(math.isfinite, report.train_losses)):
-        axes.plot(epochs, report.train_losses, color=BLUE, marker=marker, label="train loss")
-    axes.plot(
-        epochs, report.val_values, color=VERMILION, linestyle="--", marker=marker, label=monitor
-    )
+        lines += axes.plot(epochs, report.train_losses, color=BLUE, marker=marker)
+        names.append("train loss")
+    lines += axes.plot(epochs, report.val_values, color=VERMILION, linestyle="--", marker=marker)
+    names.append(_shortened(monitor))
     if report.best_epoch is not None:
         best = report.best_epoch + 1
-        axes.plot(best, report.best_value, "*", color=BLACK, markersize=9, label="best", zorder=3)
+        lines += axes.plot(best, report.best_value, "*", color=BLACK, markersize=9, zorder=3)
+        names.append("best")
         if report.overfitting:
             axes.axvspan(best, epochs[-1], color=ORANGE, alpha=0.2, linewidth=0)
             axes.annotate(
@@ -43,7 +47,19 @@ def loss_figure(report: LossReport, monitor: str) -> "Figure":
             )
     axes.set_xlabel("epoch")
     axes.set_ylabel("loss" if report.mode == "min" else "value")
+    if len(set(epochs)) == 1:
+        axes.set_xlim(epochs[0] - 1, epochs[0] + 1)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.legend(frameon=False, fontsize=8)
+    place = "best" if len(epochs) <= _MANY else "upper right"  # the search for a place takes long
+    legend = axes.legend(lines, names, frameon=False, fontsize=8, loc=place)
+    for text in legend.get_texts():
+        text.set_parse_math(False)
     style(figure)
     return figure
+
+
+def _shortened(name: str) -> str:
+    """A name that leaves room for the curves: cut in the middle, where names differ least."""
+    return (
+        name if len(name) <= _LONGEST else f"{name[: _LONGEST // 2]}…{name[-_LONGEST // 2 + 1 :]}"
+    )

@@ -23,7 +23,7 @@ def new_figure(height: float = 2.6) -> "Figure":
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(_WIDTH, height), dpi=_DPI)
+    figure = Figure(figsize=(_WIDTH, height), dpi=_DPI, layout="constrained")
     FigureCanvasAgg(figure)
     return figure
 
@@ -36,6 +36,7 @@ def style(figure: "Figure") -> None:
         axes.xaxis.label.set_fontsize(_FONT)
         axes.yaxis.label.set_fontsize(_FONT)
         axes.title.set_fontsize(_FONT)
+        axes.yaxis.get_offset_text().set_fontsize(_FONT)
 
 
 def pixels(figure: "Figure") -> "NDArray[np.uint8]":

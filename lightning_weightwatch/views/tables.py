@@ -1,10 +1,12 @@
 """Rows of a report as a Markdown table or as a table in the terminal."""
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.table import Table
+from rich.text import Text
 
 #: TensorBoard shows a text in a scroll box of 500 px.
 MAX_ROWS = 25
@@ -37,27 +39,27 @@ def markdown_table(records: Sequence[Mapping[str, Any]], columns: Sequence[str])
 
 
 def escape_markdown(text: str) -> str:
-    """Text that Markdown and HTML show as it stands, in a table cell too."""
-    for special in "\\`*_[]<>|#":
-        text = text.replace(special, f"\\{special}" if special not in "<>|" else _ENTITY[special])
-    return text.replace("\n", " ")
+    """Text that Markdown and HTML show as it stands, in a table cell too, in one line."""
+    return re.sub(r"([\\`*_\[\]#])|([&<>|])", _escaped, _in_one_line(text))
 
 
-_ENTITY = {"<": "&lt;", ">": "&gt;", "|": "&#124;"}
+def _escaped(special: re.Match[str]) -> str:
+    return f"\\{special[1]}" if special[1] else f"&#{ord(special[2])};"
+
+
+def _in_one_line(text: str) -> str:
+    return re.sub(r"\s*[\r\n]+\s*", " ", text)
 
 
 def terminal_table(
     records: Sequence[Mapping[str, Any]], columns: Sequence[str], title: str
 ) -> Table:
     """A rich table: text to the left, numbers to the right."""
-    table = Table(title=title, title_justify="left")
+    shown = Text(_in_one_line(title), no_wrap=True, overflow="ignore")
+    table = Table(title=shown, title_justify="left")
     for key in columns:
         numeric = any(isinstance(row[key], int | float) for row in records)
         table.add_column(key.replace("_", " "), justify="right" if numeric else "left")
     for row in records:
-        table.add_row(*(_escape_rich(format_value(row[key])) for key in columns))
+        table.add_row(*(Text(_in_one_line(format_value(row[key]))) for key in columns))
     return table
-
-
-def _escape_rich(text: str) -> str:
-    return text.replace("[", "\\[")

@@ -58,7 +58,7 @@ class WeightReport:
         if not self.parameters:
             return {}
         values = {
-            "weight_norm": self.total.norm,
+            "weight_norm": self.total.norm if self.total.count else math.nan,
             "weight_std": self.total.std,
             "nonfinite": float(self.total.nonfinite),
         }
