@@ -1,7 +1,7 @@
 """The learning curves as a figure: both losses, the best epoch, the overfit region."""
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from lightning_weightwatch.losses.diagnosis import LossReport
 from lightning_weightwatch.views.png import BLACK, BLUE, ORANGE, VERMILION, new_figure, style
@@ -50,7 +50,8 @@ def loss_figure(report: LossReport, monitor: str) -> "Figure":
     if len(set(epochs)) == 1:
         axes.set_xlim(epochs[0] - 1, epochs[0] + 1)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    place = "best" if len(epochs) <= _MANY else "upper right"  # the search for a place takes long
+    # The search for the best place takes long among many points.
+    place: Literal["best", "upper right"] = "best" if len(epochs) <= _MANY else "upper right"
     legend = axes.legend(lines, names, frameon=False, fontsize=8, loc=place)
     for text in legend.get_texts():
         text.set_parse_math(False)

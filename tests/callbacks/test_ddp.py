@@ -15,21 +15,20 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 
-def fitted(root: Path, devices: int) -> list[dict[str, Any]]:
-    """What each rank of a fit saw."""
-    root.mkdir()
+def fitted(script: str, root: Path) -> list[dict[str, Any]]:
+    """What each of two ranks of a fit saw."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "tests.callbacks.ddp_fit", str(root), str(devices)]
+    command = [sys.executable, "-m", f"tests.callbacks.{script}", str(root)]
     done = subprocess.run(
         command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240, check=False
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    return [json.loads((root / f"rank-{rank}.json").read_text()) for rank in range(devices)]
+    return [json.loads((root / f"rank-{rank}.json").read_text()) for rank in range(2)]
 
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    return fitted(tmp_path_factory.mktemp("ddp") / "two", devices=2)
+    return fitted("ddp_fit", tmp_path_factory.mktemp("ddp"))
 
 
 def test_two_processes_ran_and_hold_the_same_weights(ranks: list[dict[str, Any]]) -> None:
@@ -72,3 +71,15 @@ def test_trials_run_on_both_ranks(ranks: list[dict[str, Any]]) -> None:
     for rank in ranks:
         assert rank["errors"] == ["", "", "", ""]
         assert rank["rows"][0][0]["val_loss"] == pytest.approx(rank["metrics"]["val_loss"])
+
+
+@pytest.mark.soak
+def test_with_fsdp2_the_numbers_are_those_of_the_whole_weights(tmp_path: Path) -> None:
+    first, second = fitted("fsdp2_fit", tmp_path)
+    assert first["history"] == second["history"]
+    assert first["local_sizes"] == [800, 800], "each rank holds half of the 40 x 40 weight"
+    assert first["counts"] == [480, 40, 1600, 40, 160, 4]
+    assert first["names"] == ["net.0", "net.2"]
+    norm = first["history"][0][-1]["weight_norm"]
+    assert norm == pytest.approx(math.sqrt(first["squares"]), rel=1e-6)
+    assert first["refused"], "without a validation nothing is tried"
