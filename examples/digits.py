@@ -36,7 +36,6 @@ from lightning_weightwatch import (
     SpectralMonitor,
     WeightHistogram,
 )
-from lightning_weightwatch.views.diagnosis import diagnosis_sentences
 from lightning_weightwatch.views.tables import terminal_table
 
 Labels = Literal["clean", "noisy"]
@@ -211,7 +210,7 @@ def run(labels: Labels, *, log_dir: Path, epochs: int, seed: int, console: Conso
     torch.manual_seed(seed)
     model, (train, val, test) = DigitsClassifier(), digits(labels, seed)
     spectral = SpectralMonitor(layers=["net.0", "net.2"])
-    overfitting = OverfittingMonitor(monitor="val_loss")
+    overfitting = OverfittingMonitor(monitor="val_loss", verbose=False)
     quantization = QuantizationTrial(bits=(8, 4), verbose=False)
     pruning = PruningTrial(amounts=(0.5,), verbose=False)
     alarm = EarlyStopping("weightwatch/alpha_min", stopping_threshold=MEMORISED, patience=10**6)
@@ -232,13 +231,11 @@ def run(labels: Labels, *, log_dir: Path, epochs: int, seed: int, console: Conso
         in_batches = DataLoader(train, batch_size=16, shuffle=True)
         trainer.fit(model, in_batches, DataLoader(val, batch_size=len(val)))
     trainer.save_checkpoint(Path(logger.log_dir, "final.ckpt"))
-    assert overfitting.report is not None
-    kept = overfitting.best_checkpoint and Path(overfitting.best_checkpoint).name
     reports = [trial.report for trial in (quantization, pruning) if trial.report]
     result = RunResult(
         labels,
         tuple(narrator.epochs),
-        " ".join(diagnosis_sentences(overfitting.report, "val_loss", kept)),
+        " ".join(overfitting.diagnosis),
         {record["trial"]: record for report in reports for record in report.records()},
     )
     console.print(f"\n[bold]Losses:[/] {result.diagnosis}")

@@ -64,11 +64,13 @@ class OverfittingMonitor(EpochMonitor):
         every_n_epochs: See :class:`~lightning_weightwatch.callbacks.monitor.EpochMonitor`.
         at_start: Run the validation loop once before training, for the value to start from. It is
             logged and kept in ``history``, and is no part of the verdict.
+        verbose: Say the diagnosis in the terminal at the end of training.
         prefix: In place of ``weightwatch``.
 
     Attributes:
         best_checkpoint: After training, the file of ModelCheckpoint that holds the best epoch;
             None when no file does.
+        diagnosis: After training, what the curves say, in sentences.
 
     Raises:
         ValueError: For an argument out of its range.
@@ -93,16 +95,19 @@ class OverfittingMonitor(EpochMonitor):
         mode: Mode | None = None,
         every_n_epochs: int = 1,
         at_start: bool = False,
+        verbose: bool = True,
         prefix: str = "weightwatch",
     ) -> None:
         checked_monitor(monitor, mode)
         self.monitor = monitor
         self.mode = mode
+        self.verbose = verbose
         super().__init__(every_n_epochs=every_n_epochs, at_start=at_start, prefix=prefix)
 
     def _reset(self) -> None:
         super()._reset()
         self.best_checkpoint: str | None = None
+        self.diagnosis: tuple[str, ...] = ()
         self._training = EpochMean()
         self._followed: str | None = None
         self._direction: Mode = "min"
@@ -188,13 +193,13 @@ class OverfittingMonitor(EpochMonitor):
         with self._guarded("could not write its diagnosis"):
             self.best_checkpoint = self._checkpoint_of_the_best(trainer, report)
             name = Path(self.best_checkpoint).name if self.best_checkpoint else None
-            sentences = diagnosis_sentences(report, self._followed, name)
-            rank_zero_info("OverfittingMonitor: " + " ".join(sentences))
             followed, step = self._followed, int(self.history[-1]["step"])
+            self.diagnosis = tuple(diagnosis_sentences(report, followed, name))
+            if self.verbose:
+                rank_zero_info("OverfittingMonitor: " + " ".join(self.diagnosis))
             log_figure(trainer, self.key("loss_curve"), lambda: loss_figure(report, followed), step)
-            log_text(
-                trainer, self.key("diagnosis"), "\n\n".join(map(escape_markdown, sentences)), step
-            )
+            text = "\n\n".join(map(escape_markdown, self.diagnosis))
+            log_text(trainer, self.key("diagnosis"), text, step)
 
     def _checkpoint_of_the_best(self, trainer: Trainer, report: LossReport) -> str | None:
         for callback in trainer.checkpoint_callbacks:
