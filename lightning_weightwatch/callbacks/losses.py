@@ -11,6 +11,7 @@ from lightning_weightwatch.callbacks._lightning import (
     LightningModule,
     ModelCheckpoint,
     Trainer,
+    TrainerFn,
     rank_zero_info,
 )
 from lightning_weightwatch.callbacks.epoch_mean import EpochMean, batch_size, scalars_on
@@ -132,7 +133,7 @@ class OverfittingMonitor(EpochMonitor):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take a metric that the module logged in its own ``on_validation_epoch_end``."""
         self._observe(trainer, pl_module)
-        logged = self._fresh_metrics(trainer)
+        logged = self._fresh_metrics(trainer) if trainer.state.fn == TrainerFn.FITTING else {}
         if logged and self._choice(trainer)[0] is None:
             self._warn(
                 f"has no validation metric {self.monitor or 'val_loss'!r}",

@@ -8,9 +8,14 @@ from lightning_weightwatch.callbacks.keys import TrainerConfigurationError
 from lightning_weightwatch.callbacks.monitor import EpochMonitor
 from lightning_weightwatch.callbacks.patterns import check_matches, checked_patterns
 from lightning_weightwatch.callbacks.publish import log_scalars
-from lightning_weightwatch.model.weights import Weight
-from lightning_weightwatch.report import Report
-from lightning_weightwatch.spectral.analysis import SpectralReport, analyze, candidates
+from lightning_weightwatch.model.weights import Weight, walk
+from lightning_weightwatch.report import Report, Skipped
+from lightning_weightwatch.spectral.analysis import (
+    SpectralReport,
+    analyze,
+    candidates,
+    number_of_eigenvalues,
+)
 
 #: Above this many layers a chart per layer is a haystack; the summary stays.
 MAX_LAYER_CHARTS = 64
@@ -102,14 +107,14 @@ class SpectralMonitor(EpochMonitor):
             TrainerConfigurationError: For a pattern that fits no layer, or a monitored key that
                 no layer of this model is large enough to give.
         """
-        measurable = [found for found in candidates(pl_module) if isinstance(found, Weight)]
-        check_matches("layers", self.layers, [weight.layer for weight in measurable])
-        sizes = {
-            weight.layer: min(weight.parameter.shape[:2]) * weight.parameter[0, 0].numel()
-            for weight in candidates(pl_module, self.layers)
-            if isinstance(weight, Weight)
-        }
-        if self.watched(trainer) and max(sizes.values(), default=0) < self.summary_min_evals:
+        names = [weight.layer for weight in walk(pl_module) if isinstance(weight, Weight)]
+        check_matches("layers", self.layers, list(dict.fromkeys(names)))
+        if not self.watched(trainer):
+            return
+        found = list(candidates(pl_module, self.layers))
+        sizes = {w.layer: number_of_eigenvalues(w) for w in found if isinstance(w, Weight)}
+        lazy = any(isinstance(item, Skipped) and item.reason.startswith("lazy") for item in found)
+        if not lazy and max(sizes.values(), default=0) < self.summary_min_evals:
             counts = ", ".join(f"{name} ({size})" for name, size in sizes.items()) or "none"
             raise TrainerConfigurationError(
                 f"a callback monitors {self.prefix}/..., but no layer has summary_min_evals="

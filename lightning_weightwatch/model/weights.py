@@ -96,6 +96,8 @@ def unreadable(parameter: Tensor) -> str | None:
         return "lazy: it has no shape before the first forward pass"
     if parameter.is_meta:
         return "on the meta device: it has no values"
+    if parameter.layout != torch.strided:
+        return f"sparse ({parameter.layout})"
     if parameter.numel() == 0:
         return f"empty: shape {tuple(parameter.shape)}"
     if parameter.is_quantized or not (parameter.is_floating_point() or parameter.is_complex()):

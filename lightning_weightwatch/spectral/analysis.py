@@ -211,12 +211,16 @@ def _unfit(weight: Weight) -> str | None:
         return f"not the weight of {type(weight.module).__name__}, but an addition to it"
     if weight.parameter.is_complex():
         return "complex weights are not measured yet"
-    smaller, positions = min(shape[:2]), math.prod(shape[2:])
-    if smaller * positions < MIN_EVALS:
-        return f"{smaller * positions} eigenvalues, fewer than {MIN_EVALS}"
-    if smaller > MAX_SIDE:
-        return f"its smaller side is {smaller}, above {MAX_SIDE}"
+    if number_of_eigenvalues(weight) < MIN_EVALS:
+        return f"{number_of_eigenvalues(weight)} eigenvalues, fewer than {MIN_EVALS}"
+    if min(shape[:2]) > MAX_SIDE:
+        return f"its smaller side is {min(shape[:2])}, above {MAX_SIDE}"
     return None
+
+
+def number_of_eigenvalues(weight: Weight) -> int:
+    """M · rf of a weight [out, in] or [out, in, kh, kw], by its shape."""
+    return min(weight.parameter.shape[:2]) * math.prod(weight.parameter.shape[2:])
 
 
 def _measure(weight: Weight) -> LayerSpectrum | Skipped:

@@ -52,7 +52,11 @@ class Snapshot:
     """
 
     def __init__(self, model: nn.Module, changing: Sequence[nn.Parameter]) -> None:
-        self._places = [(module, dict(module._buffers)) for module in model.modules()]
+        self._places = [
+            (module, dict(module._buffers))
+            for module in model.modules()
+            if not isinstance(module, torch.jit.ScriptModule)  # its buffers cannot be exchanged
+        ]
         buffers = [buffer for buffer in model.buffers() if _has_values(buffer)]
         self._tensors = [(tensor, tensor.detach().clone()) for tensor in [*changing, *buffers]]
         self._training = [(module, module.training) for module in model.modules()]
@@ -63,8 +67,9 @@ class Snapshot:
     @torch.no_grad()
     def put_back(self) -> None:
         """Write parameters, buffers, training flags and states of metrics as they were."""
-        for module, buffers in self._places:
-            module._buffers.update(buffers)  # a forward pass may have put another tensor there
+        for module, buffers in self._places:  # a forward pass may have put other tensors there
+            module._buffers.clear()
+            module._buffers.update(buffers)
         for tensor, values in self._tensors:
             tensor.copy_(values)
         for module, training in self._training:
@@ -86,7 +91,7 @@ def digest(model: nn.Module) -> str:
         summed.update(f"{name} {tensor.dtype}".encode())
         if _has_values(tensor):
             summed.update(str(tuple(tensor.shape)).encode())
-            on_cpu = tensor.detach().cpu()
+            on_cpu = tensor.detach().cpu().resolve_conj().resolve_neg()
             dense = on_cpu if on_cpu.layout == torch.strided else on_cpu.to_dense()
             summed.update(dense.contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return summed.hexdigest()

@@ -39,11 +39,17 @@ def find_targets(model: nn.Module) -> Targets:
     """The weights of ``model`` that can be quantized or pruned."""
     weights: list[Weight] = []
     skipped: list[Skipped] = []
+    first_at: dict[tuple[torch.device, int], str] = {}
     for found in walk(model):
         if isinstance(found, Skipped):
             skipped.append(found)
         elif (reason := _unfit(found)) is None:
-            weights.append(found)
+            place = (found.parameter.device, found.parameter.data_ptr())
+            if place in first_at:
+                skipped.append(Skipped(found.name, f"shares its memory with {first_at[place]}"))
+            else:
+                first_at[place] = found.name
+                weights.append(found)
         elif reason:
             skipped.append(Skipped(found.name, reason))
     return Targets(tuple(weights), tuple(skipped), sum(map(size_in_bytes, _stored(model))))
