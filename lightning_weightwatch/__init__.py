@@ -35,9 +35,12 @@ _HOME = {
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
-        from importlib.metadata import version
+        from importlib.metadata import PackageNotFoundError, version
 
-        return version("lightning-weightwatch")
+        try:
+            return version("lightning-weightwatch")
+        except PackageNotFoundError as missing:
+            raise AttributeError(f"{__name__} is not installed, so it has no version") from missing
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)

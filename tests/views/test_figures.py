@@ -1,0 +1,225 @@
+"""A figure shows what the report says: in pixels, within its frame, at TensorBoard's width."""
+
+import math
+
+import numpy as np
+import pytest
+from matplotlib.cbook import is_math_text
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+from numpy.typing import NDArray
+
+from lightning_weightwatch.losses.diagnosis import LossReport, diagnose
+from lightning_weightwatch.views.loss_curve import loss_figure
+from lightning_weightwatch.views.png import BLACK, BLUE, ORANGE, VERMILION, new_figure, pixels
+
+NAN = math.nan
+
+
+def run(epochs: int, *, rise: float = 0.5) -> LossReport:
+    """A run whose validation loss is best after three fifths of it."""
+    best = max(3 * epochs // 5, 1) - 1
+    train = [0.05 + 0.1 * math.exp(-4 * i / epochs) for i in range(epochs)]
+    val = [0.07 + 0.1 * abs(i - best) / epochs * (1 if i < best else rise) for i in range(epochs)]
+    return diagnose(train, val)
+
+
+def colour(name: str, alpha: float = 1.0) -> NDArray[np.float64]:
+    """A colour as it is seen on white."""
+    return np.round(255 * (alpha * np.array(to_rgb(name)) + 1 - alpha))
+
+
+def seen(image: NDArray[np.uint8], name: str, alpha: float = 1.0) -> int:
+    """How many pixels have a colour."""
+    return int((np.abs(image - colour(name, alpha)).max(-1) <= 2).sum())
+
+
+def shown_texts(figure: Figure) -> list[Text]:
+    found = [text for text in figure.findobj(Text) if isinstance(text, Text)]
+    return [text for text in found if text.get_visible() and text.get_text()]
+
+
+def assert_within_the_frame(figure: Figure) -> None:
+    """Nothing that is drawn leaves the picture, and the legend stays between the axes."""
+    height, width = pixels(figure).shape[:2]
+    drawn = figure.get_tightbbox()
+    left, bottom, right, top = (np.asarray(drawn.extents) * figure.dpi).round(1)
+    assert left >= 0
+    assert bottom >= 0
+    assert right <= width
+    assert top <= height
+    (axes,) = figure.axes
+    legend = axes.get_legend()
+    assert legend is not None
+    inner, outer = legend.get_window_extent(), axes.get_window_extent()
+    assert inner.x0 >= outer.x0
+    assert inner.x1 <= outer.x1
+
+
+CASES = {
+    "1 epoch": diagnose([0.9], [0.8]),
+    "2 epochs": diagnose([0.9, 0.5], [0.8, 0.7]),
+    "3 epochs": diagnose([0.9, 0.5, 0.3], [0.8, 0.6, 0.7]),
+    "15 epochs": run(15),
+    "300 epochs": run(300),
+    "10,000 epochs": run(10_000),
+    "the last epoch": diagnose(
+        [1 - i / 40 for i in range(20)], [*(1 - i / 50 for i in range(19)), 0.9]
+    ),
+    "the first epoch": diagnose([1.0, 0.5, 0.4, 0.2], [0.5, 0.6, 0.7, 0.9]),
+    "several validations an epoch": diagnose(
+        [0.9, 0.8, 0.5, 0.3], [0.8, 0.7, 0.6, 0.7], epochs=[0, 0, 1, 1]
+    ),
+    "no training loss": diagnose([NAN] * 4, [0.8, 0.6, 0.7, 0.9]),
+    "an infinite training loss": diagnose([math.inf, 0.5, 0.4, 0.3], [0.8, 0.6, 0.7, 0.9]),
+    "constant": diagnose([0.5] * 4, [0.5] * 4),
+    "zeros": diagnose([0.0] * 4, [0.0] * 4),
+    "1e30": diagnose([1e30, 1e20, 1e10, 5.0], [1e30, 1e25, 1e26, 1e27]),
+    "1e-30": diagnose([3e-30, 2e-30, 1e-30], [3e-30, 2e-30, 2.5e-30]),
+    "thousandths": diagnose([0.00315, 0.00208, 0.00101], [0.00311, 0.00205, 0.00263]),
+    "ten thousands": diagnose([98765.4, 54321.0, 12345.6], [98765.4, 64321.0, 75000.0]),
+    "negative": diagnose([-1.0, -2.0, -3.0], [-1.0, -2.0, -1.5]),
+    "nearly constant": diagnose([1.00001, 1.000005, 1.000001], [1.00002, 1.00001, 1.000011]),
+    "to maximise": diagnose([0.9, 0.5, 0.3, 0.2], [0.5, 0.8, 0.7, 0.6], mode="max"),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_figures_are_700_pixels_wide_and_nothing_is_cut_off(case: str) -> None:
+    figure = loss_figure(CASES[case], "val_loss")
+    image = pixels(figure)
+    assert image.shape == (520, 700, 3)
+    assert image.dtype == np.uint8
+    assert_within_the_frame(figure)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_both_curves_are_seen_where_there_are_both(case: str) -> None:
+    report = CASES[case]
+    image = pixels(loss_figure(report, "val_loss"))
+    assert seen(image, VERMILION) > 100
+    assert (seen(image, BLUE) > 100) is any(map(math.isfinite, report.train_losses))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_black_star_stands_at_the_best(case: str) -> None:
+    report = CASES[case]
+    figure = loss_figure(report, "val_loss")
+    image = pixels(figure)
+    assert report.best_epoch is not None
+    (axes,) = figure.axes
+    x, y = axes.transData.transform((report.best_epoch + 1, report.best_value))
+    around = image[
+        len(image) - round(y) - 2 : len(image) - round(y) + 3, round(x) - 2 : round(x) + 3
+    ]
+    assert seen(around, BLACK) == 25
+
+
+@pytest.mark.parametrize("epochs", [3, 15, 300])
+@pytest.mark.parametrize(("rise", "overfitting"), [(0.0, False), (0.02, False), (0.9, True)])
+def test_the_region_is_shaded_only_where_the_verdict_is_overfitting(
+    epochs: int, rise: float, overfitting: bool
+) -> None:
+    report = run(epochs, rise=rise)
+    assert report.overfitting is overfitting
+    figure = loss_figure(report, "val_loss")
+    assert (seen(pixels(figure), ORANGE, alpha=0.2) > 1000) is overfitting
+    assert ("overfitting" in [text.get_text() for text in shown_texts(figure)]) is overfitting
+
+
+def test_the_curves_hold_the_values_of_the_report_counted_from_one() -> None:
+    report = diagnose([0.9, NAN, 0.3], [0.8, 0.6, 0.7], epochs=[1, 3, 7])
+    (axes,) = loss_figure(report, "val_f1").axes
+    lines = {line.get_color(): np.asarray(line.get_xydata()).tolist() for line in axes.lines}
+    assert lines[VERMILION] == [[2, 0.8], [4, 0.6], [8, 0.7]]
+    assert lines[BLACK] == [[4, 0.6]]
+    np.testing.assert_array_equal(lines[BLUE], [[2, 0.9], [4, NAN], [8, 0.3]])
+    assert axes.get_xlabel() == "epoch"
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_epochs_are_marked_with_whole_numbers(case: str) -> None:
+    figure = loss_figure(CASES[case], "val_loss")
+    pixels(figure)
+    (axes,) = figure.axes
+    labels = [label.get_text() for label in axes.get_xticklabels()]
+    assert all(label.replace("−", "").isdigit() for label in labels), labels
+
+
+@pytest.mark.parametrize(
+    "monitor",
+    [
+        "val_loss",
+        "validation/some/very/long/metric_name/dataloader_idx_0_mean_squared_error",
+        "cost in $",
+        "from $a$ to $b",
+        "$\\nosuch$",
+        "$\\alpha$",
+        "_val",
+        "a_b^c{d}",
+        "100 %",
+        "line\nbreak",
+        "réseau",
+    ],
+)
+def test_any_name_of_a_metric_is_in_the_legend_as_it_is(monitor: str) -> None:
+    figure = loss_figure(run(15), monitor)
+    assert_within_the_frame(figure)
+    legend = figure.axes[0].get_legend()
+    assert legend is not None
+    first, shown, last = map(as_read, legend.get_texts())
+    assert (first, last) == ("train loss", "best")
+    head, dots, tail = shown.partition("…")
+    if dots:
+        assert monitor.startswith(head)
+        assert monitor.endswith(tail)
+        assert len(shown) > 20
+    else:
+        assert shown == monitor
+
+
+def as_read(text: Text) -> str:
+    """What stands in the picture: dollars in pairs would be taken for mathematics."""
+    shown = str(text.get_text())
+    if text.get_parse_math():
+        assert not is_math_text(shown)
+        shown = shown.replace("\\$", "$")
+    return shown
+
+
+def test_the_same_report_gives_the_same_pixels() -> None:
+    assert np.array_equal(pixels(loss_figure(run(15), "a")), pixels(loss_figure(run(15), "a")))
+
+
+@pytest.mark.parametrize(("height", "expected"), [(2.6, 520), (1.0, 200), (5.25, 1050)])
+def test_heights_are_inches_of_200_dots(height: float, expected: int) -> None:
+    image = pixels(new_figure(height))
+    assert image.shape == (expected, 700, 3)
+    assert (image == 255).all()
+
+
+def test_pixels_are_a_copy_of_their_own() -> None:
+    figure = new_figure(1.0)
+    image = pixels(figure)
+    image[:] = 0
+    assert (pixels(figure) == 255).all()
+
+
+def lightness(name: str) -> float:
+    """Relative luminance."""
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(name)]
+    return float(np.dot(linear, [0.2126, 0.7152, 0.0722]))
+
+
+@pytest.mark.parametrize("name", [BLUE, VERMILION, BLACK])
+def test_curves_stand_out_from_the_page(name: str) -> None:
+    # WCAG 2.1, 1.4.11: graphics need a contrast of 3 to 1.
+    assert 1.05 / (lightness(name) + 0.05) >= 3
+
+
+@pytest.mark.parametrize("case", ["15 epochs", "1e30", "nearly constant"])
+def test_all_text_is_of_one_size(case: str) -> None:
+    figure = loss_figure(CASES[case], "val_loss")
+    pixels(figure)
+    assert {text.get_fontsize() for text in shown_texts(figure)} == {8}
