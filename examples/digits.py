@@ -202,7 +202,7 @@ class Narrator(L.Callback):
 
 
 def run(labels: Labels, *, log_dir: Path, epochs: int, seed: int, console: Console) -> RunResult:
-    """Train once with every callback on. ``log_dir/digits/<labels>`` is replaced."""
+    """Train once with every callback on. `log_dir/digits/<labels>` is replaced."""
     logger = TensorBoardLogger(log_dir, name="digits", version=labels)
     shutil.rmtree(logger.log_dir, ignore_errors=True)
     console.rule(f"[bold]{labels} labels")

@@ -10,8 +10,8 @@ class Skipped:
     """Something that was not measured.
 
     Attributes:
-        name: Dotted path of the module or parameter, as ``named_modules`` or ``named_parameters``
-            gives it, without the wrappers that ``torch.compile`` and FSDP put in.
+        name: Dotted path of the module or parameter, as `named_modules` or `named_parameters`
+            gives it, without the wrappers that `torch.compile` and FSDP put in.
         reason: Why, in words that make sense after "left out: ".
     """
 

@@ -1,4 +1,4 @@
-"""``lightning.pytorch`` or ``pytorch_lightning``, decided once: the one that is in use."""
+"""`lightning.pytorch` or `pytorch_lightning`, decided once: the one that is in use."""
 
 import sys
 from typing import TYPE_CHECKING

@@ -16,19 +16,18 @@ def weightwatch(
     trials: bool = True,
     prefix: str = "weightwatch",
 ) -> list[Callback]:
-    """The default callbacks, for ``Trainer(callbacks=weightwatch())``.
+    """The default callbacks, for `Trainer(callbacks=weightwatch())`.
 
     Args:
         monitor: The validation metric of OverfittingMonitor and the trials. None: that of
-            ModelCheckpoint or EarlyStopping, else ``val_loss``.
-        mode: ``"min"`` or ``"max"``. None: that of ModelCheckpoint or EarlyStopping, else
-            ``"min"``.
+            ModelCheckpoint or EarlyStopping, else `val_loss`.
+        mode: `"min"` or `"max"`. None: that of ModelCheckpoint or EarlyStopping, else
+            `"min"`.
         trials: Whether to try 8-bit weights and half of the weights after training, which runs
             the validation loop four times.
         prefix: The first part of every key and tag.
 
-    Example::
-
+    Examples:
         >>> from lightning_weightwatch import weightwatch
         >>> [type(callback).__name__ for callback in weightwatch(trials=False)]
         ['WeightHistogram', 'SpectralMonitor', 'OverfittingMonitor']

@@ -19,7 +19,7 @@ class TrainerConfigurationError(MisconfigurationException, ValueError):
 
 
 class KeyedCallback(Callback):
-    """A callback whose values have names of the form ``<prefix>/<name>``.
+    """A callback whose values have names of the form `<prefix>/<name>`.
 
     Args:
         prefix: The first part of every key and tag.
@@ -95,7 +95,7 @@ def own_keys(trainer: Trainer) -> frozenset[str]:
 
 
 def watchers(trainer: Trainer) -> Iterator[Any]:
-    """Callbacks of others with a ``monitor``, whichever package their class comes from."""
+    """Callbacks of others with a `monitor`, whichever package their class comes from."""
     for found in trainer.callbacks:  # type: ignore[attr-defined]
         if not isinstance(found, KeyedCallback) and isinstance(
             getattr(found, "monitor", None), str

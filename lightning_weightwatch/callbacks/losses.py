@@ -31,42 +31,42 @@ class OverfittingMonitor(EpochMonitor):
     """Follow training and validation loss, and say whether and since when the model overfits.
 
     The training loss is the mean over the samples of the epoch so far, weighted by batch size: what
-    ``self.log("train_loss", loss)`` keeps is the last batch alone. It is taken from what
-    ``training_step`` returns; a manual optimisation that returns nothing has no training loss here,
+    `self.log("train_loss", loss)` keeps is the last batch alone. It is taken from what
+    `training_step` returns; a manual optimisation that returns nothing has no training loss here,
     and then no verdict.
 
-    ==================================  =======================================================
-    key                                 meaning
-    ==================================  =======================================================
-    ``weightwatch/train_loss``          mean training loss of the epoch
-    ``weightwatch/val_metric``          the validation metric that is followed, as it was read
-    ``weightwatch/val_loss_rise``       how much worse that metric is than its best, as a share
-                                        of the best: 0.04 is 4 % (alarm)
-    ``weightwatch/loss_gap``            validation minus training loss; absent for ``mode="max"``
-    ``weightwatch/overfit_alarm``       1 while the metric is more than 4 % worse than its best
-                                        and the training loss fell since, else 0 (alarm)
-    ==================================  =======================================================
+    | key                         | meaning                                                       |
+    |-----------------------------|---------------------------------------------------------------|
+    | `weightwatch/train_loss`    | mean training loss of the epoch                               |
+    | `weightwatch/val_metric`    | the validation metric that is followed, as it was read        |
+    | `weightwatch/val_loss_rise` | share by which it is worse than its best: 0.04 is 4 % (alarm) |
+    | `weightwatch/loss_gap`      | validation minus training loss; absent for `mode="max"`       |
+    | `weightwatch/overfit_alarm` | 1 while the model overfits, by the rule below, else 0 (alarm) |
 
-    At the end of training also the figure ``weightwatch/loss_curve`` and the text
-    ``weightwatch/diagnosis``, which the terminal shows too; ``weightwatch/seconds_losses`` is what
+    From the third validation on a model overfits while the metric is more than 4 % worse than
+    its best, and the training loss fell since that.
+
+    At the end of training also the figure `weightwatch/loss_curve` and the text
+    `weightwatch/diagnosis`, which the terminal shows too; `weightwatch/seconds_losses` is what
     the bookkeeping took. The alarm goes by single values: on a small validation set it will be
     early at times. It stops nothing by itself. To stop on it, write
-    ``EarlyStopping(monitor="weightwatch/overfit_alarm", mode="max", stopping_threshold=0.5,
-    patience=1_000_000)``.
+    `EarlyStopping(monitor="weightwatch/overfit_alarm", mode="max", stopping_threshold=0.5,
+    patience=1_000_000)`.
 
-    A metric that the module logs in its own ``on_validation_epoch_end`` comes too late for an
+    A metric that the module logs in its own `on_validation_epoch_end` comes too late for an
     EarlyStopping that looks right after validation and stands before this callback: list it after.
 
     Args:
         monitor: The validation metric. None: that of ModelCheckpoint or EarlyStopping, else
-            ``val_loss``.
-        mode: ``"min"`` if it is to fall, ``"max"`` if it is to rise. None: that of ModelCheckpoint
-            or EarlyStopping for this metric, else ``"min"``.
-        every_n_epochs: See :class:`~lightning_weightwatch.callbacks.monitor.EpochMonitor`.
+            `val_loss`.
+        mode: `"min"` if it is to fall, `"max"` if it is to rise. None: that of ModelCheckpoint
+            or EarlyStopping for this metric, else `"min"`.
+        every_n_epochs: Measure in the first epoch and then in every n-th, counted as Lightning
+            does: with 2 in the epochs 0, 1, 3, 5, ...
         at_start: Run the validation loop once before training, for the value to start from. It is
-            logged and kept in ``history``, and is no part of the verdict.
+            logged and kept in `history`, and is no part of the verdict.
         verbose: Say the diagnosis in the terminal at the end of training.
-        prefix: In place of ``weightwatch``.
+        prefix: In place of `weightwatch`.
 
     Attributes:
         best_checkpoint: After training, the file of ModelCheckpoint that holds the best epoch;
@@ -78,6 +78,7 @@ class OverfittingMonitor(EpochMonitor):
     """
 
     AREA = "losses"
+    FALLS_BACK = False  # there is no loss before training
     KEYS: ClassVar[dict[str, str]] = {
         "train_loss": "mean training loss of the epoch",
         "val_metric": "the validation metric that is followed",
@@ -127,11 +128,11 @@ class OverfittingMonitor(EpochMonitor):
             self._training.add(trainer.current_epoch, loss, batch_size(batch))
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Remember the metrics of the last validation, which stay in ``callback_metrics``."""
+        """Remember the metrics of the last validation, which stay in `callback_metrics`."""
         self._old_metrics = dict(trainer.callback_metrics)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take a metric that the module logged in its own ``on_validation_epoch_end``."""
+        """Take a metric that the module logged in its own `on_validation_epoch_end`."""
         self._observe(trainer, pl_module)
         logged = self._fresh_metrics(trainer) if trainer.state.fn == TrainerFn.FITTING else {}
         if logged and self._choice(trainer)[0] is None:

@@ -31,7 +31,7 @@ _NAMES_PER_REASON = 10
 class EpochMonitor(KeyedCallback):
     """A callback that turns the model, or its losses, into a report at the end of an epoch.
 
-    The values are in ``trainer.callback_metrics`` before EarlyStopping and ModelCheckpoint look,
+    The values are in `trainer.callback_metrics` before EarlyStopping and ModelCheckpoint look,
     whatever the order of the callbacks and wherever those look: after validation, or at the end
     of the training epoch. Between measurements the last values are repeated there.
 
@@ -46,11 +46,13 @@ class EpochMonitor(KeyedCallback):
 
     Attributes:
         report: The last report; None before the first.
-        history: A dictionary per measurement: ``epoch`` (0-based), ``step`` (the x of the
-            logger) and the values of the keys without their prefix. ``epoch`` is −1 for the one
+        history: A dictionary per measurement: `epoch` (0-based), `step` (the x of the
+            logger) and the values of the keys without their prefix. `epoch` is −1 for the one
             before training.
     """
 
+    #: Whether a value from before training stands in for one that the first epoch does not give.
+    FALLS_BACK: ClassVar[bool] = True
     #: The last word of the key under which the seconds of each call are logged.
     AREA: ClassVar[str]
 
@@ -106,7 +108,7 @@ class EpochMonitor(KeyedCallback):
         first = self._measured_at is None and not self.history
         if first and self.at_start and trainer.global_step == 0:
             self._measure_and_publish(trainer, pl_module, epoch=-1)
-        elif first and self.watched(trainer):
+        elif first and self.FALLS_BACK and self.watched(trainer):
             _, self._values = self._measured(trainer, pl_module)
         self._repeat(trainer)
 
@@ -134,7 +136,7 @@ class EpochMonitor(KeyedCallback):
     def _due(self, trainer: Trainer) -> bool:
         """Once per batch that was trained on.
 
-        Not once per ``global_step``, which stands still where a module steps its own optimizers.
+        Not once per `global_step`, which stands still where a module steps its own optimizers.
         """
         first = self._measured_at is None
         in_turn = (trainer.current_epoch + 1) % self.every_n_epochs == 0
@@ -227,7 +229,7 @@ class EpochMonitor(KeyedCallback):
     ) -> None:
         """Keep the state under a key of our own, as plain numbers, lists and dictionaries.
 
-        Not through ``state_dict``: Lightning then refuses two callbacks of a class before we can
+        Not through `state_dict`: Lightning then refuses two callbacks of a class before we can
         say what to do, and warns for ever when a run goes on without a monitor.
         """
         checkpoint.setdefault(_CHECKPOINT_KEY, {})[self._state_name] = self._state()

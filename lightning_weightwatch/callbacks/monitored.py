@@ -30,8 +30,8 @@ def choose_monitor(
 ) -> tuple[str | None, Mode]:
     """The metric and its mode: as given, else those of ModelCheckpoint or EarlyStopping.
 
-    Where those monitor nothing that is available, ``val_loss``. The mode of a metric is that of
-    the callback that monitors it, else ``"min"``.
+    Where those monitor nothing that is available, `val_loss`. The mode of a metric is that of
+    the callback that monitors it, else `"min"`.
 
     Returns:
         The metric, None when none of the available ones is meant; and its mode.

@@ -14,22 +14,22 @@ class PruningTrial(PostFitTrial):
     smallest stand; biases and norms stay. Nothing is retrained, so what a model with batch
     normalisation loses here is more than it would lose after a few batches of recalibration.
 
-    ==========================================  ===============================================
-    key, known only after training              meaning
-    ==========================================  ===============================================
-    ``weightwatch/pruning_pruned50_delta``      the monitored metric minus its baseline
-    ``weightwatch/pruning_pruned50_bytes``      bytes of the model stored so: live values and a
-                                                bitmap, everything else at its own width
-    ==========================================  ===============================================
+    | key, known only after training       | meaning                                 |
+    |--------------------------------------|-----------------------------------------|
+    | `weightwatch/pruning_pruned50_delta` | the monitored metric minus its baseline |
+    | `weightwatch/pruning_pruned50_bytes` | bytes of the model, stored so           |
 
-    The table is the text ``weightwatch/pruning``. Zeros make no ordinary kernel faster.
+    The bytes are those of the live values, of a bitmap, and of everything else at its own width.
+    The table is the text `weightwatch/pruning`. Zeros make no ordinary kernel faster.
 
     Args:
         amounts: Shares to try, each between 0 and 1.
-        monitor: See :class:`~lightning_weightwatch.callbacks.trial.PostFitTrial`.
-        mode: Likewise.
+        monitor: The metric to compare by. None: that of ModelCheckpoint or EarlyStopping, else
+            `val_loss`.
+        mode: `"min"` if it is to fall, `"max"` if it is to rise. None: that of ModelCheckpoint
+            or EarlyStopping for this metric, else `"min"`.
         verbose: Print the table at the end of the fit.
-        prefix: In place of ``weightwatch``.
+        prefix: In place of `weightwatch`.
 
     Raises:
         ValueError: For an argument out of its range.

@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 
 def logging_step(trainer: Trainer) -> int:
-    """The x that ``self.log`` gives to a value logged now, so that our points stand above it.
+    """The x that `self.log` gives to a value logged now, so that our points stand above it.
 
-    That is a private counter of the loop, which ``global_step`` is not: it runs ahead by one, and
+    That is a private counter of the loop, which `global_step` is not: it runs ahead by one, and
     counts every optimizer.
     """
     stepped: int = getattr(
@@ -28,7 +28,7 @@ def logging_step(trainer: Trainer) -> int:
 def set_monitored(trainer: Trainer, scalars: Mapping[str, float]) -> None:
     """Put values where EarlyStopping and ModelCheckpoint look, on every rank.
 
-    Not through ``log``: that is forbidden in some hooks, dead under ``barebones=True`` and ten
+    Not through `log`: that is forbidden in some hooks, dead under `barebones=True` and ten
     times slower.
     """
     device = trainer.strategy.root_device
@@ -80,10 +80,10 @@ def log_text(trainer: Trainer, tag: str, markdown: str, step: int) -> None:
 
 
 def _writers(trainer: Trainer, method: str) -> Iterator[Any]:
-    """The experiments that can do ``method``: told by what they can, not by their class.
+    """The experiments that can do `method`: told by what they can, not by their class.
 
     TensorBoardLogger has two classes (lightning's and pytorch_lightning's) and SummaryWriter two
-    more. Under ``fast_dev_run`` a dummy would take everything and keep nothing.
+    more. Under `fast_dev_run` a dummy would take everything and keep nothing.
     """
     if getattr(trainer, "fast_dev_run", False) or not trainer.is_global_zero:
         return

@@ -14,29 +14,28 @@ class QuantizationTrial(PostFitTrial):
     ConvTranspose, Embedding, attention and recurrent layers; biases and norms stay. The rounding is
     simulated: sizes are those of packed codes and scales, no integer kernel runs.
 
-    ==========================================  ===============================================
-    key, known only after training              meaning
-    ==========================================  ===============================================
-    ``weightwatch/quantization_int8_delta``     the monitored metric minus its baseline
-    ``weightwatch/quantization_int8_bytes``     bytes of the model stored so: codes, float32
-                                                scales, everything else at its own width
-    ==========================================  ===============================================
+    | key, known only after training        | meaning                                 |
+    |---------------------------------------|-----------------------------------------|
+    | `weightwatch/quantization_int8_delta` | the monitored metric minus its baseline |
+    | `weightwatch/quantization_int8_bytes` | bytes of the model, stored so           |
 
-    The table is the text ``weightwatch/quantization``. A delta has the noise of the validation set
+    The bytes are those of the codes, of float32 scales, and of everything else at its own width.
+    The table is the text `weightwatch/quantization`. A delta has the noise of the validation set
     in it; a small one, of either sign, may be nothing else.
 
     Args:
         bits: Numbers of bits to try, each from 2 to 8.
-        monitor: See :class:`~lightning_weightwatch.callbacks.trial.PostFitTrial`.
-        mode: Likewise.
+        monitor: The metric to compare by. None: that of ModelCheckpoint or EarlyStopping, else
+            `val_loss`.
+        mode: `"min"` if it is to fall, `"max"` if it is to rise. None: that of ModelCheckpoint
+            or EarlyStopping for this metric, else `"min"`.
         verbose: Print the table at the end of the fit.
-        prefix: In place of ``weightwatch``.
+        prefix: In place of `weightwatch`.
 
     Raises:
         ValueError: For an argument out of its range.
 
-    Example::
-
+    Examples:
         >>> from lightning_weightwatch import QuantizationTrial
         >>> QuantizationTrial(bits=(8, 4)).logged_keys[0]
         'weightwatch/quantization_int8_delta'

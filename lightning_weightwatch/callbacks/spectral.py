@@ -27,41 +27,41 @@ class SpectralMonitor(EpochMonitor):
     Linear, Embedding and Conv2d layers are measured, with the definitions of WeightWatcher 0.7.7;
     every other weight is named once with its reason. Alpha is an alarm, not a verdict: it tells how
     much structure the weights have absorbed, not whether it is signal or noise, and it does not
-    replace a validation loss. Look at ``D`` and the tail size in ``report`` before you believe it.
+    replace a validation loss. Look at `D` and the tail size in `report` before you believe it.
 
-    ==================================  =======================================================
-    key                                 meaning
-    ==================================  =======================================================
-    ``weightwatch/alpha_mean``          mean alpha of the layers; do not compare models of
-                                        different depth by it
-    ``weightwatch/alpha_median``        median alpha
-    ``weightwatch/alpha_min``           smallest alpha; below 2 a layer is called over-trained
-    ``weightwatch/alpha_max``           largest alpha; above 6 a layer is called under-trained
-    ``weightwatch/log_norm_mean``       mean of log10 of the squared Frobenius norm
-    ``weightwatch/alpha_weighted_mean`` mean of alpha · log10 of the squared spectral norm
-    ``weightwatch/overtrained_share``   share of layers with alpha < 2 (alarm)
-    ``weightwatch/undertrained_share``  share of layers with alpha > 6 (alarm)
-    ``weightwatch/alpha_distance``      distance of the mean alpha from [2, 6] (alarm)
-    ==================================  =======================================================
+    | key                               | meaning                                                |
+    |-----------------------------------|--------------------------------------------------------|
+    | `weightwatch/alpha_mean`          | mean alpha of the layers                               |
+    | `weightwatch/alpha_median`        | median alpha                                           |
+    | `weightwatch/alpha_min`           | smallest alpha; below 2 a layer is called over-trained |
+    | `weightwatch/alpha_max`           | largest alpha; above 6 a layer is called under-trained |
+    | `weightwatch/log_norm_mean`       | mean of log10 of the squared Frobenius norm            |
+    | `weightwatch/alpha_weighted_mean` | mean of alpha · log10 of the squared spectral norm     |
+    | `weightwatch/overtrained_share`   | share of layers with alpha < 2 (alarm)                 |
+    | `weightwatch/undertrained_share`  | share of layers with alpha > 6 (alarm)                 |
+    | `weightwatch/alpha_distance`      | distance of the mean alpha from [2, 6] (alarm)         |
 
-    Only layers with at least ``summary_min_evals`` eigenvalues and a fit count in these. Logged,
-    but not to be monitored: ``weightwatch-alpha/007_encoder.0`` and
-    ``weightwatch-log_norm/007_encoder.0`` for each layer (up to 64 layers), and
-    ``weightwatch/seconds_spectral``, what the measurement took.
+    Only layers with at least `summary_min_evals` eigenvalues and a fit count in these. Do not
+    compare models of different depth by the means. The last two of these alarms can be above 0
+    while layers have learnt little: at the beginning of a healthy run.
+
+    Logged, but not to be monitored: `weightwatch-alpha/007_encoder.0` and
+    `weightwatch-log_norm/007_encoder.0` for each layer (up to 64 layers), and
+    `weightwatch/seconds_spectral`, what the measurement took.
 
     Args:
-        layers: Names of modules or shell patterns (``["net.0", "encoder.*"]``); None for all.
+        layers: Names of modules or shell patterns (`["net.0", "encoder.*"]`); None for all.
         summary_min_evals: Layers with fewer eigenvalues are shown, but decide nothing: those of a
             small output layer would.
-        every_n_epochs: See :class:`~lightning_weightwatch.callbacks.monitor.EpochMonitor`.
+        every_n_epochs: Measure in the first epoch and then in every n-th, counted as Lightning
+            does: with 2 in the epochs 0, 1, 3, 5, ...
         at_start: Measure also before training.
-        prefix: In place of ``weightwatch``.
+        prefix: In place of `weightwatch`.
 
     Raises:
         ValueError: For an argument out of its range.
 
-    Example::
-
+    Examples:
         >>> from lightning_weightwatch import SpectralMonitor
         >>> monitor = SpectralMonitor(layers=["encoder.*"])
         >>> monitor.logged_keys[:2]
@@ -92,6 +92,8 @@ class SpectralMonitor(EpochMonitor):
         prefix: str = "weightwatch",
     ) -> None:
         super().__init__(every_n_epochs=every_n_epochs, at_start=at_start, prefix=prefix)
+        if isinstance(summary_min_evals, bool) or not isinstance(summary_min_evals, int):
+            raise ValueError(f"summary_min_evals must be an integer, got {summary_min_evals!r}")
         if summary_min_evals < 1:
             raise ValueError(
                 f"summary_min_evals must be 1 or more, got {summary_min_evals}; 1 lets every "
@@ -101,7 +103,7 @@ class SpectralMonitor(EpochMonitor):
         self.summary_min_evals = summary_min_evals
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Check the layers against the model, which ``configure_model`` may just have made.
+        """Check the layers against the model, which `configure_model` may just have made.
 
         Raises:
             TrainerConfigurationError: For a pattern that fits no layer, or a monitored key that

@@ -33,15 +33,15 @@ _SHARDED = ("FSDP", "DeepSpeed", "ModelParallel")
 class PostFitTrial(KeyedCallback):
     """Tries compressed weights on the trainer's own validation loop, after training.
 
-    It runs in ``on_train_end``, with the metrics that the module logs, on the batches of its
+    It runs in `on_train_end`, with the metrics that the module logs, on the batches of its
     validation; no callback or logger sees it, and the weights come back bit for bit. One evaluation
     for the baseline and one for each variant.
 
     Args:
         monitor: The metric to compare by. None: that of ModelCheckpoint or EarlyStopping, else
-            ``val_loss``.
-        mode: ``"min"`` if it is to fall, ``"max"`` if it is to rise. None: that of ModelCheckpoint
-            or EarlyStopping for this metric, else ``"min"``.
+            `val_loss`.
+        mode: `"min"` if it is to fall, `"max"` if it is to rise. None: that of ModelCheckpoint
+            or EarlyStopping for this metric, else `"min"`.
         verbose: Print the table at the end of the fit.
         prefix: The first part of every key and tag.
 

@@ -1,6 +1,6 @@
 """The trainer's own validation loop, run once more without a trace.
 
-Measured on lightning 2.4 to 2.6: a second Trainer re-binds the module, ``trainer.validate`` within
+Measured on lightning 2.4 to 2.6: a second Trainer re-binds the module, `trainer.validate` within
 a fit leaves the wrong state behind, a copied module loses its metrics. So the fit's loop itself is
 run, while callbacks and loggers are out of the way, and everything it moves is put back.
 """
@@ -21,13 +21,13 @@ class NoValidation(RuntimeError):
 def evaluate_isolated(trainer: Trainer) -> dict[str, float]:
     """Validate the model as it is now, within a fit, and return what it logged.
 
-    Callable in ``on_train_start`` and ``on_train_end``, on all ranks together.
+    Callable in `on_train_start` and `on_train_end`, on all ranks together.
 
     Returns:
-        The metrics of all validation loaders, as in ``trainer.callback_metrics``.
+        The metrics of all validation loaders, as in `trainer.callback_metrics`.
 
     Raises:
-        NoValidation: When :func:`can_evaluate` is false.
+        NoValidation: When `can_evaluate` is false.
     """
     if not can_evaluate(trainer):
         raise NoValidation("the Trainer has no validation, or has not loaded its data yet")
@@ -52,7 +52,9 @@ def can_evaluate(trainer: Trainer) -> bool:
 def _untouched(trainer: Trainer) -> Iterator[None]:
     """Take callbacks and loggers away, and put back all that a run of the loop changes.
 
-    A DummyLogger rather than none: modules call ``self.logger.experiment.add_image``.
+    A DummyLogger rather than none: modules call `self.logger.experiment.add_image`. The progress
+    bar stays: it shows how far this is, and the thread of a RichProgressBar dies when its bar is
+    not in the list.
     """
     connector = trainer._logger_connector
     loop = trainer.fit_loop.epoch_loop.val_loop
@@ -66,7 +68,8 @@ def _untouched(trainer: Trainer) -> Iterator[None]:
     verbose, has_run, first = loop.verbose, loop._has_run, connector._first_loop_iter
     progress, last_time = loop.batch_progress.state_dict(), getattr(trainer, "_last_val_time", None)
     generators = [(found, found.get_state()) for found in _generators(loop._combined_loader)]
-    trainer.callbacks, trainer.loggers = [], [DummyLogger()]  # type: ignore[attr-defined]
+    bar = trainer.progress_bar_callback
+    trainer.callbacks, trainer.loggers = [bar] if bar else [], [DummyLogger()]  # type: ignore[attr-defined]
     loop.verbose = False
     trainer.validating = True
     try:

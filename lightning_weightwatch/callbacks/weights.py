@@ -20,26 +20,26 @@ _CHARTS = ("mean", "std", "min", "max", "norm", "zero_share", "nonfinite")
 class WeightHistogram(EpochMonitor):
     """Log a histogram and the statistics of every parameter, and of all weights together.
 
-    ==================================  =======================================================
-    key                                 meaning
-    ==================================  =======================================================
-    ``weightwatch/weight_norm``         Euclidean norm of all weights together; it grows while
-                                        training goes on and says nothing alone
-    ``weightwatch/weight_std``          standard deviation of all weights
-    ``weightwatch/nonfinite``           how many weights are NaN or infinite (alarm)
-    ==================================  =======================================================
+    | key                       | meaning                                      |
+    |---------------------------|----------------------------------------------|
+    | `weightwatch/weight_norm` | Euclidean norm of all weights together       |
+    | `weightwatch/weight_std`  | standard deviation of all weights            |
+    | `weightwatch/nonfinite`   | how many weights are NaN or infinite (alarm) |
 
-    Logged, but not to be monitored: the histograms ``weightwatch/weights`` (all together) and
-    ``weightwatch-weights/003_net.0.weight``; up to 64 parameters also the charts
-    ``weightwatch-mean/003_net.0.weight`` and, alike, ``std``, ``min``, ``max``, ``norm``,
-    ``zero_share`` and ``nonfinite``; and ``weightwatch/seconds_weights``. Statistics and
+    The norm grows while training goes on, and says nothing alone.
+
+    Logged, but not to be monitored: the histograms `weightwatch/weights` (all together) and
+    `weightwatch-weights/003_net.0.weight`; up to 64 parameters also the charts
+    `weightwatch-mean/003_net.0.weight` and, alike, `std`, `min`, `max`, `norm`,
+    `zero_share` and `nonfinite`; and `weightwatch/seconds_weights`. Statistics and
     histograms are those of the finite values. Loggers other than TensorBoard get the scalars.
 
     Args:
-        parameters: Names of parameters or shell patterns (``["*.weight"]``); None for all.
-        every_n_epochs: See :class:`~lightning_weightwatch.callbacks.monitor.EpochMonitor`.
+        parameters: Names of parameters or shell patterns (`["*.weight"]`); None for all.
+        every_n_epochs: Measure in the first epoch and then in every n-th, counted as Lightning
+            does: with 2 in the epochs 0, 1, 3, 5, ...
         at_start: Measure also before training.
-        prefix: In place of ``weightwatch``.
+        prefix: In place of `weightwatch`.
 
     Raises:
         ValueError: For an argument out of its range.

@@ -27,7 +27,7 @@ class LossReport:
         train_losses: Mean training loss of the epoch of each validation; NaN where unknown.
         val_values: The monitored validation metric.
         epochs: Epoch of each validation, 0-based.
-        mode: ``"min"`` when the metric is to fall, ``"max"`` when it is to rise.
+        mode: `"min"` when the metric is to fall, `"max"` when it is to rise.
         skipped: Validations left out: their metric was NaN or infinite.
     """
 
@@ -75,7 +75,7 @@ class LossReport:
     def gap(self) -> float:
         """Last validation value minus the training loss of the same epoch; NaN where unknown.
 
-        It means something only where both are the same loss (``mode="min"``).
+        It means something only where both are the same loss (`mode="min"`).
         """
         if not self.val_values or self.mode == "max":
             return math.nan
@@ -111,7 +111,7 @@ class LossReport:
         return "moderate" if self.rise <= SEVERE_RISE else "severe"
 
     def summary(self) -> dict[str, float]:
-        """``val_loss_rise``, ``loss_gap`` and ``overfit_alarm`` (0 or 1)."""
+        """`val_loss_rise`, `loss_gap` and `overfit_alarm` (0 or 1)."""
         if not self.val_values:
             return {}
         values = {
@@ -144,7 +144,7 @@ def diagnose(
         train_losses: One per validation; NaN where unknown.
         val_values: The monitored metric, one per validation. NaN and infinite ones are left out.
         epochs: Epoch of each; 0, 1, 2, ... when not given.
-        mode: ``"min"`` or ``"max"``.
+        mode: `"min"` or `"max"`.
 
     Raises:
         ValueError: For sequences of unequal length or another mode.

@@ -38,10 +38,10 @@ class Weight:
 
     Attributes:
         layer: Dotted path of the module that owns it; the class name when that is the model itself.
-        name: Dotted path of the parameter (``encoder.0.weight``).
-        kind: The kind of its module, or ``"bias"``.
+        name: Dotted path of the parameter (`encoder.0.weight`).
+        kind: The kind of its module, or `"bias"`.
         module: The owner.
-        parameter: The parameter itself, alive: read it through :func:`whole`.
+        parameter: The parameter itself, alive: read it through `whole`.
     """
 
     layer: str
@@ -62,9 +62,9 @@ class Weight:
 
 
 def walk(model: nn.Module) -> Iterator[Weight | Skipped]:
-    """Every parameter of ``model`` in the order of ``named_modules``, a tied one only once.
+    """Every parameter of `model` in the order of `named_modules`, a tied one only once.
 
-    At its second place a tied one comes as :class:`Skipped`.
+    At its second place a tied one comes as `Skipped`.
     """
     first_name: dict[int, str] = {}
     for path, module in model.named_modules():
@@ -79,14 +79,14 @@ def walk(model: nn.Module) -> Iterator[Weight | Skipped]:
 
 
 def kind_of(module: nn.Module, attribute: str = "weight") -> Kind:
-    """The kind of a parameter: that of its module, or ``"bias"`` for ``bias``, ``in_proj_bias``."""
+    """The kind of a parameter: that of its module, or `"bias"` for `bias`, `in_proj_bias`."""
     if "bias" in attribute:
         return "bias"
     return next((kind for types, kind in _KINDS if isinstance(module, types)), "other")
 
 
 def clean_name(path: str) -> str:
-    """A dotted path without the names of wrappers: ``_orig_mod.net.0`` becomes ``net.0``."""
+    """A dotted path without the names of wrappers: `_orig_mod.net.0` becomes `net.0`."""
     return ".".join(part for part in path.split(".") if part not in _WRAPPERS)
 
 
@@ -124,7 +124,7 @@ def non_finite(values: Tensor) -> str | None:
 
 
 def matches(name: str, patterns: Sequence[str] | None) -> bool:
-    """Whether a name equals, or fits as a shell pattern, one of ``patterns`` (None: any name)."""
+    """Whether a name equals, or fits as a shell pattern, one of `patterns` (None: any name)."""
     return patterns is None or any(
         name == pattern or fnmatchcase(name, pattern) for pattern in patterns
     )

@@ -43,7 +43,7 @@ class LayerSpectrum:
 
     Attributes:
         name: Dotted path of the module.
-        kind: ``"linear"``, ``"embedding"`` or ``"conv2d"``.
+        kind: `"linear"`, `"embedding"` or `"conv2d"`.
         N: The larger of the output and input sizes.
         M: The smaller one.
         Q: N / M.
@@ -62,8 +62,8 @@ class LayerSpectrum:
         alpha_weighted: alpha · log_spectral_norm.
         log_alpha_norm: log10 Σλ^alpha.
         stable_rank: norm / spectral_norm.
-        status: ``"success"``, or why there is no fit.
-        warning: ``"over-trained"`` (alpha < 2), ``"under-trained"`` (alpha > 6) or ``""``.
+        status: `"success"`, or why there is no fit.
+        warning: `"over-trained"` (alpha < 2), `"under-trained"` (alpha > 6) or `""`.
     """
 
     name: str
@@ -97,7 +97,7 @@ class SpectralReport:
     Attributes:
         layers: One per measured layer, in the order of the model.
         skipped: Every other place with a weight, with its reason.
-        summary_min_evals: Layers with fewer eigenvalues stay out of :meth:`summary`.
+        summary_min_evals: Layers with fewer eigenvalues stay out of `summary`.
     """
 
     layers: tuple[LayerSpectrum, ...]
@@ -105,7 +105,7 @@ class SpectralReport:
     summary_min_evals: int = 32
 
     def records(self) -> list[dict[str, Any]]:
-        """A row per layer: the fields of :class:`LayerSpectrum`."""
+        """A row per layer: the fields of `LayerSpectrum`."""
         return [asdict(layer) for layer in self.layers]
 
     def summary(self) -> dict[str, float]:
@@ -146,8 +146,8 @@ def analyze(
 
     Args:
         model: Any module, in any mode; it is only read.
-        layers: Names or shell patterns (``"encoder.*"``); None for all.
-        summary_min_evals: See :class:`SpectralReport`.
+        layers: Names or shell patterns (`"encoder.*"`); None for all.
+        summary_min_evals: See `SpectralReport`.
     """
     measured: list[LayerSpectrum] = []
     skipped: dict[Skipped, None] = {}  # an LSTM is named once, not once per matrix
@@ -161,7 +161,7 @@ def analyze(
 
 
 def candidates(model: nn.Module, layers: Sequence[str] | None = None) -> Iterator[Weight | Skipped]:
-    """The weights that :func:`analyze` would measure, judged by kind and shape alone."""
+    """The weights that `analyze` would measure, judged by kind and shape alone."""
     for name, module in model.named_modules():
         layer = clean_name(name) or type(module).__name__
         reason = _without_weight(module)
@@ -234,7 +234,7 @@ def _measure(weight: Weight) -> LayerSpectrum | Skipped:
 
 
 def _mask(weight: Weight) -> Tensor | None:
-    """What torch.nn.utils.prune multiplies ``weight_orig`` with at each forward pass."""
+    """What torch.nn.utils.prune multiplies `weight_orig` with at each forward pass."""
     mask = getattr(weight.module, "weight_mask", None)
     return mask if weight.attribute == "weight_orig" and isinstance(mask, Tensor) else None
 
@@ -246,7 +246,7 @@ def layer_spectrum(name: str, kind: Kind, shape: tuple[int, ...], evals: Tensor)
         name: Dotted path of the layer.
         kind: Its kind.
         shape: Of the weight, [out, in] or [out, in, kh, kw].
-        evals: Its eigenvalues, as :func:`eigenvalues` gives them.
+        evals: Its eigenvalues, as `eigenvalues` gives them.
     """
     norm, largest = float(evals.sum()), float(evals.max())
     fit = fit_power_law(evals) if largest > 0 else PowerLawFit.failed("all values are zero", 0.0)

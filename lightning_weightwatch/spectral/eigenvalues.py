@@ -12,7 +12,7 @@ def eigenvalues(weight: Tensor) -> Tensor:
 
     A matrix [out, in] gives min(out, in) of them, with no division by its size. A convolution
     [out, in, kh, kw] is taken as kh·kw matrices [out, in], one per kernel position, whose
-    eigenvalues are pooled and, as ``conv2d_norm`` of WeightWatcher 0.7.7 does, halved.
+    eigenvalues are pooled and, as `conv2d_norm` of WeightWatcher 0.7.7 does, halved.
 
     The Gram matrix of the smaller side and a symmetric solver, in float64: exact to about 1e-12 of
     the largest eigenvalue, which no metric here can tell from the singular values squared.
@@ -21,13 +21,12 @@ def eigenvalues(weight: Tensor) -> Tensor:
         weight: Real and finite, 2-D or 4-D, any floating dtype, on any device.
 
     Returns:
-        float64 of length ``min(out, in) · kh · kw`` on the CPU, none negative.
+        float64 of length `min(out, in) · kh · kw` on the CPU, none negative.
 
     Raises:
         ValueError: For any other number of dimensions.
 
-    Example::
-
+    Examples:
         >>> eigenvalues(torch.tensor([[3.0, 0.0], [0.0, 4.0], [0.0, 0.0]]))
         tensor([ 9., 16.], dtype=torch.float64)
     """

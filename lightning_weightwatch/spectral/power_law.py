@@ -34,7 +34,7 @@ class PowerLawFit:
         D: Kolmogorov–Smirnov distance between the tail and the fit, 0 to 1.
         sigma: Standard error of alpha, (alpha − 1)/√k.
         num_pl_spikes: k, the number of eigenvalues in the tail.
-        status: ``"success"``, or why there is no fit.
+        status: `"success"`, or why there is no fit.
     """
 
     alpha: float
@@ -70,10 +70,9 @@ def fit_power_law(eigenvalues: Tensor) -> PowerLawFit:
         eigenvalues: Non-negative, 1-D, in any order.
 
     Returns:
-        The fit; a failed one (NaN, ``status`` says why) where there is no tail to fit.
+        The fit; a failed one (NaN, `status` says why) where there is no tail to fit.
 
-    Example::
-
+    Examples:
         >>> grid = (torch.arange(1000, dtype=torch.float64) + 0.5) / 1000
         >>> round(fit_power_law((1 - grid) ** (-1 / 1.5)).alpha, 1)  # quantiles of exponent 2.5
         2.5

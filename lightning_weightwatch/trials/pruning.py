@@ -11,9 +11,9 @@ from lightning_weightwatch.model.weights import Weight
 
 
 def magnitude_masks(weights: Sequence[Tensor], amount: float) -> list[Tensor]:
-    """Which entries stay when the share ``amount`` of least magnitude is removed over all tensors.
+    """Which entries stay when the share `amount` of least magnitude is removed over all tensors.
 
-    Exactly ``round(amount · n)`` entries go; among equals, those that stand first.
+    Exactly `round(amount · n)` entries go; among equals, those that stand first.
 
     Args:
         weights: Real and finite, any shapes, on one device or several.
@@ -33,7 +33,7 @@ def magnitude_masks(weights: Sequence[Tensor], amount: float) -> list[Tensor]:
 
 
 def _all_but_smallest(magnitudes: Tensor, count: int) -> Tensor:
-    """True for all but ``count`` entries; selecting is ten times as fast as sorting."""
+    """True for all but `count` entries; selecting is ten times as fast as sorting."""
     if count == 0:
         return torch.ones_like(magnitudes, dtype=torch.bool)
     threshold = magnitudes.kthvalue(count).values
@@ -62,7 +62,7 @@ class Pruning:
 
     @property
     def name(self) -> str:
-        """``pruned50`` for half of the weights."""
+        """`pruned50` for half of the weights."""
         return f"pruned{100 * self.amount:g}"
 
     def compress(self, weights: Sequence[Weight]) -> Iterator[tuple[Weight, Tensor, int]]:

@@ -14,7 +14,7 @@ SCALE_BYTES = 4
 
 
 def fake_quantize(weight: Tensor, bits: int, axis: int = 0, groups: int = 1) -> Tensor:
-    """The values that a weight takes when it is stored in ``bits`` bits.
+    """The values that a weight takes when it is stored in `bits` bits.
 
     Per channel c: s = max|w_c| / (2^(bits−1) − 1), q = round(w/s) to the nearest even, ŵ = s·q
     (Nagel et al., arXiv:2106.08295, the restricted symmetric range). A channel of zeros stays.
@@ -58,7 +58,7 @@ class Quantization:
 
     @property
     def name(self) -> str:
-        """``int8`` and so on."""
+        """`int8` and so on."""
         return f"int{self.bits}"
 
     def compress(self, weights: Iterable[Weight]) -> Iterator[tuple[Weight, Tensor, int]]:

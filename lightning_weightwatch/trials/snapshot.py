@@ -17,7 +17,7 @@ class NotRestored(RuntimeError):
 
 @contextmanager
 def restored(model: nn.Module, changing: Sequence[nn.Parameter]) -> Iterator["Snapshot"]:
-    """Within the block ``changing`` may be overwritten; after it the model is what it was.
+    """Within the block `changing` may be overwritten; after it the model is what it was.
 
     Parameters, buffers, the states of torchmetrics and the training flags are put back, whatever
     is raised within, and a digest over every byte is compared.
@@ -81,7 +81,7 @@ class Snapshot:
 def digest(model: nn.Module) -> str:
     """A hash over names, dtypes, shapes and every byte of parameters and buffers.
 
-    Bytes, because ``torch.equal`` holds −0 equal to 0 and NaN unequal to itself.
+    Bytes, because `torch.equal` holds −0 equal to 0 and NaN unequal to itself.
     """
     summed = hashlib.blake2b()
     for name, tensor in [

@@ -22,7 +22,7 @@ class Targets:
     Attributes:
         weights: Matrices and kernels, each once; biases and norms stay as they are.
         skipped: Matrices that are left as they are, with the reason.
-        model_bytes: All parameters and buffers of the ``state_dict``, tied storage once.
+        model_bytes: All parameters and buffers of the `state_dict`, tied storage once.
     """
 
     weights: tuple[Weight, ...]
@@ -36,7 +36,7 @@ class Targets:
 
 
 def find_targets(model: nn.Module) -> Targets:
-    """The weights of ``model`` that can be quantized or pruned."""
+    """The weights of `model` that can be quantized or pruned."""
     weights: list[Weight] = []
     skipped: list[Skipped] = []
     first_at: dict[tuple[torch.device, int], str] = {}
@@ -80,7 +80,7 @@ def _unfit(weight: Weight) -> str | None:
 def _stored(model: nn.Module) -> Iterator[Tensor]:
     """The parameters and buffers that a state_dict holds, each storage once.
 
-    Not taken from ``state_dict()`` itself, whose hooks may do anything.
+    Not taken from `state_dict()` itself, whose hooks may do anything.
     """
     seen: set[tuple[torch.device, int]] = set()
     for module in model.modules():

@@ -38,7 +38,7 @@ class TrialRow:
     """One evaluation.
 
     Attributes:
-        name: ``"baseline"`` or the name of the compression.
+        name: `"baseline"` or the name of the compression.
         metrics: What the evaluation returned; empty when it failed.
         packed_bytes: Of the whole model, were it stored so: codes, scales or bitmaps, and
             everything that was not compressed at its own width. Simulated: no kernel runs on it.
@@ -60,7 +60,7 @@ class TrialReport:
     Attributes:
         rows: The baseline first, then every variant in the order asked for.
         monitor: The metric that deltas are taken of; empty when there was none.
-        mode: ``"min"`` when it is to fall.
+        mode: `"min"` when it is to fall.
         skipped: Weights that were left as they are.
     """
 
@@ -78,7 +78,7 @@ class TrialReport:
         )
 
     def summary(self) -> dict[str, float]:
-        """``<name>_delta`` and ``<name>_bytes`` of every variant that has a result."""
+        """`<name>_delta` and `<name>_bytes` of every variant that has a result."""
         values = {}
         for row in self.rows[1:]:
             values[f"{row.name}_delta"] = self.delta(row)
@@ -123,7 +123,7 @@ def run_trials(
         choose_monitor: Given the metrics of the baseline, the one to compare by, and its mode.
 
     Raises:
-        NotRestored: See :func:`~lightning_weightwatch.trials.snapshot.restored`.
+        NotRestored: See `restored`.
     """
     targets = find_targets(model)
     rows: list[TrialRow] = []

@@ -13,7 +13,7 @@ MAX_ROWS = 25
 
 
 def format_value(value: object) -> str:
-    """Four significant digits for floats, thousands separated for integers, ``–`` for unknown."""
+    """Four significant digits for floats, thousands separated for integers, `–` for unknown."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return str(value)
     if isinstance(value, int):

@@ -24,7 +24,7 @@ class ParameterStatistics:
 
     Attributes:
         name: Dotted path of the parameter.
-        kind: The kind of its module, or ``"bias"``.
+        kind: The kind of its module, or `"bias"`.
         shape: Its full shape.
         moments: Statistics of its finite values.
         histogram: Of its finite values; None when it has none.
@@ -54,7 +54,7 @@ class WeightReport:
     skipped: tuple[Skipped, ...]
 
     def summary(self) -> dict[str, float]:
-        """``weight_norm``, ``weight_std`` and ``nonfinite`` over all parameters."""
+        """`weight_norm`, `weight_std` and `nonfinite` over all parameters."""
         if not self.parameters:
             return {}
         values = {
@@ -91,7 +91,7 @@ def describe_weights(model: nn.Module, *, names: Sequence[str] | None = None) ->
 
     Args:
         model: Any module; it is only read.
-        names: Names or shell patterns of parameters (``"*.weight"``); None for all.
+        names: Names or shell patterns of parameters (`"*.weight"`); None for all.
     """
     measured: list[ParameterStatistics] = []
     readable: list[Weight] = []

@@ -24,7 +24,7 @@ class Histogram:
     """Counts over equal bins.
 
     Attributes:
-        edges: ``len(counts) + 1`` ascending edges.
+        edges: `len(counts) + 1` ascending edges.
         counts: Values in [edge, next edge); the last bin holds its right edge too.
     """
 
@@ -63,7 +63,7 @@ class Moments:
 
     @property
     def std(self) -> float:
-        """Population standard deviation, as ``numpy.std``."""
+        """Population standard deviation, as `numpy.std`."""
         return math.sqrt(self.deviation / self.count) if self.count else math.nan
 
     @property
@@ -132,7 +132,7 @@ def _block_moments(block: Tensor) -> Moments:
 
 
 def bin_edges(low: float, high: float, bins: int = BINS) -> tuple[float, ...]:
-    """Equal bins from ``low`` to ``high``; wider ones where those could not be told apart."""
+    """Equal bins from `low` to `high`; wider ones where those could not be told apart."""
     middle, half = low / 2 + high / 2, high / 2 - low / 2
     if half == 0:
         half = max(abs(middle), 1.0) / 2
@@ -146,12 +146,12 @@ def bin_edges(low: float, high: float, bins: int = BINS) -> tuple[float, ...]:
 
 
 def histogram(values: Tensor, edges: Sequence[float]) -> Histogram:
-    """How many values fall into each bin, exactly as ``numpy.histogram`` counts them in float64.
+    """How many values fall into each bin, exactly as `numpy.histogram` counts them in float64.
 
     Args:
         values: A tensor of any shape and dtype; values outside the edges and those that are not
             finite are not counted.
-        edges: Of equal bins, as :func:`bin_edges` makes them.
+        edges: Of equal bins, as `bin_edges` makes them.
     """
     counts = np.zeros(len(edges) - 1, dtype=np.int64)
     for block in _blocks(values, _COPY_BLOCK):

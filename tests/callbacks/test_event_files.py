@@ -32,7 +32,7 @@ DOCUMENTED = sorted(
             QuantizationTrial,
             PruningTrial,
         )
-        for tag in re.findall(r"``(weightwatch[/-][^`*]+)``", callback.__doc__ or "")
+        for tag in re.findall(r"`(weightwatch[/-][^`*]+)`", callback.__doc__ or "")
     }
 )
 # What the documentation writes for a layer, or a parameter, of the reader's model.

@@ -30,6 +30,7 @@ from tests.callbacks.fits import Perceptron, train_loader, trainer, val_loader
         (SpectralMonitor, {"layers": []}, "leave it out for all"),
         (WeightHistogram, {"parameters": [3]}, r"got \[3\]"),
         (SpectralMonitor, {"summary_min_evals": 0}, "summary_min_evals must be 1 or more"),
+        (SpectralMonitor, {"summary_min_evals": True}, "must be an integer, got True"),
         (SpectralMonitor, {"prefix": ""}, "prefix must be a name"),
         (WeightHistogram, {"prefix": "a/"}, "without a slash or blank at its ends"),
         (OverfittingMonitor, {"monitor": ""}, "monitor must be the name of a metric"),
