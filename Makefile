@@ -8,9 +8,10 @@ DEV := .venv/.stamp-dev
 WHEEL := .venv-wheel/.stamp-wheel
 COMPAT := .venv-compat/.stamp-compat
 
-# The oldest Lightning that pyproject.toml allows, and the packages it caps below constraints.txt.
+# The oldest Lightning that pyproject.toml allows, and the packages it needs older than
+# constraints.txt has them: its RichProgressBar dies with rich 15.
 OLDEST_LIGHTNING := 2.4.0
-CAPPED := lightning|pytorch-lightning|packaging|fsspec
+CAPPED := lightning|pytorch-lightning|packaging|fsspec|rich
 
 PIP_INSTALL := -m pip --quiet --disable-pip-version-check install
 REQUIREMENTS := pyproject.toml constraints.txt
@@ -110,5 +111,5 @@ $(COMPAT): $(REQUIREMENTS)
 	@echo "Installing Lightning $(OLDEST_LIGHTNING) into .venv-compat: about a minute, once."
 	@grep -vE '^($(CAPPED))==' constraints.txt > .venv-compat/constraints.txt
 	@.venv-compat/bin/python $(PIP_INSTALL) -c .venv-compat/constraints.txt -e '.[test]' \
-		lightning==$(OLDEST_LIGHTNING) pytorch-lightning==$(OLDEST_LIGHTNING)
+		lightning==$(OLDEST_LIGHTNING) pytorch-lightning==$(OLDEST_LIGHTNING) 'rich<14'
 	@touch $@

@@ -9,6 +9,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning_utilities.core.imports import RequirementCache
 
 from lightning_weightwatch import OverfittingMonitor, SpectralMonitor, WeightHistogram
 from tests.callbacks.fits import (
@@ -72,8 +73,9 @@ def test_history_continues_without_gap_or_repetition(saved: str, tmp_path: Path)
     callbacks = monitors()
     resumed(path, options, [stopper, *callbacks], max_epochs=4)
 
-    # Resumed after its last batch, an epoch is never ended: Lightning calls no hook of its end.
-    ended = [0, 2, 3] if saved == "after the last batch" else [0, 1, 2, 3]
+    # Resumed after its last batch, an epoch is never ended: Lightning 2.6 calls no hook of its end.
+    missed = saved == "after the last batch" and RequirementCache("lightning>=2.6")
+    ended = [0, 2, 3] if missed else [0, 1, 2, 3]
     for monitor in callbacks:
         assert [entry["epoch"] for entry in monitor.history] == ended
         assert [entry["step"] for entry in monitor.history] == [6 * epoch + 5 for epoch in ended]
