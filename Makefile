@@ -106,7 +106,7 @@ for name in package.__all__:
 endef
 export IMPORT_EVERYTHING
 
-$(COMPAT): $(REQUIREMENTS)
+$(COMPAT): $(REQUIREMENTS) Makefile
 	$(call new_venv,.venv-compat)
 	@echo "Installing Lightning $(OLDEST_LIGHTNING) into .venv-compat: about a minute, once."
 	@grep -vE '^($(CAPPED))==' constraints.txt > .venv-compat/constraints.txt
