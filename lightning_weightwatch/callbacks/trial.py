@@ -23,10 +23,8 @@ from lightning_weightwatch.callbacks.publish import (
 )
 from lightning_weightwatch.callbacks.validation import can_evaluate, evaluate_isolated
 from lightning_weightwatch.trials.trial import Compression, TrialReport, run_trials
-from lightning_weightwatch.views.tables import escape_markdown, markdown_table, terminal_table
+from lightning_weightwatch.views.trials import trial_markdown, trial_terminal
 
-_COLUMNS = ("trial", "value", "delta", "packed_bytes", "size_ratio", "seconds", "error")
-_NAMED = 10
 _SHARDED = ("FSDP", "DeepSpeed", "ModelParallel")
 
 
@@ -106,9 +104,7 @@ class PostFitTrial(KeyedCallback):
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print the table, now that no progress bar is in the way."""
         if self.report is not None and self.verbose and trainer.is_global_zero:
-            title = f"{type(self).__name__}: {self.report.monitor or 'no metric'} on validation"
-            table = terminal_table(self.report.records(), _COLUMNS, title)
-            Console().print(table, *_footnote(self.report))
+            Console().print(trial_terminal(self.report, type(self).__name__))
 
     def _refusal(self, trainer: Trainer) -> str | None:
         strategy = type(trainer.strategy).__name__
@@ -138,15 +134,4 @@ class PostFitTrial(KeyedCallback):
         set_monitored(trainer, values)
         step = logging_step(trainer)
         log_scalars(trainer, values, step)
-        table = markdown_table(report.records(), _COLUMNS)
-        notes = [escape_markdown(note) for note in _footnote(report)]
-        log_text(trainer, self.key(self.AREA), "\n\n".join([table, *notes]), step)
-
-
-def _footnote(report: TrialReport) -> list[str]:
-    """A sentence on the weights that no variant changed, if there are any."""
-    if not report.skipped:
-        return []
-    names = ", ".join(f"{item.name} ({item.reason})" for item in report.skipped[:_NAMED])
-    more = len(report.skipped) - _NAMED
-    return [f"Left as they are: {names}" + (f" and {more} more." if more > 0 else ".")]
+        log_text(trainer, self.key(self.AREA), trial_markdown(report), step)
