@@ -1,6 +1,7 @@
 """Which keys a callback publishes, and what EarlyStopping and ModelCheckpoint ask of them."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 from lightning_weightwatch.callbacks._lightning import (
@@ -8,6 +9,7 @@ from lightning_weightwatch.callbacks._lightning import (
     LightningModule,
     MisconfigurationException,
     Trainer,
+    rank_zero_warn,
 )
 
 #: EarlyStopping with at least this patience is taken to have none.
@@ -42,6 +44,7 @@ class KeyedCallback(Callback):
                 f"'weightwatch', got {prefix!r}"
             )
         self.prefix = prefix
+        self._warned: set[str] = set()
 
     def key(self, name: str) -> str:
         """The full name of a key."""
@@ -78,10 +81,34 @@ class KeyedCallback(Callback):
             if watcher.monitor in {self.key(name) for name in self.ALARMS}:
                 _check_alarm(watcher)
 
-    def watched(self, trainer: Trainer) -> bool:
-        """Whether EarlyStopping, ModelCheckpoint or the like monitors a key that is no alarm."""
-        keys = {self.key(name) for name in self.KEYS if name not in self.ALARMS}
-        return any(watcher.monitor in keys for watcher in watchers(trainer))
+    def watched(self, trainer: Trainer, *, alarms: bool = False) -> bool:
+        """Whether a callback or a learning-rate scheduler monitors a key of ours.
+
+        Args:
+            trainer: Schedulers are known from `on_train_start` on.
+            alarms: Whether keys count that rest at 0, and so are always there.
+        """
+        keys = {self.key(name) for name in self.KEYS if alarms or name not in self.ALARMS}
+        plateaus = [config.monitor for config in trainer.lr_scheduler_configs]
+        monitored = [watcher.monitor for watcher in watchers(trainer)]
+        return not keys.isdisjoint([*monitored, *filter(None, plateaus)])
+
+    @contextmanager
+    def _guarded(self, trouble: str) -> Iterator[None]:
+        """Turn an exception into one warning, given outside of any except clause."""
+        fault = None
+        try:
+            yield
+        except Exception as error:
+            fault = f"{type(error).__name__}: {error}"
+        if fault is not None:
+            self._warn(trouble, fault)
+
+    def _warn(self, topic: str, details: str) -> None:
+        """Warn once per topic and run."""
+        if topic not in self._warned:
+            self._warned.add(topic)
+            rank_zero_warn(f"{type(self).__name__} {topic}: {details}")
 
 
 def keyed(trainer: Trainer) -> Iterator[KeyedCallback]:
@@ -118,6 +145,7 @@ def _check_key_exists(watcher: Any, callback: KeyedCallback, trainer: Trainer) -
         raise TrainerConfigurationError(
             f"{name}: no callback of this Trainer publishes that key. There are: "
             + ", ".join(during_fit)
+            + f". If the module logs it itself, give {type(callback).__name__} another prefix"
         )
 
 
@@ -125,21 +153,21 @@ def _check_alarm(watcher: Any) -> None:
     """Refuse patience on a key that rests at 0, and a threshold that 0 itself would reach."""
     if not hasattr(watcher, "patience"):
         return
-    key = watcher.monitor
+    key, name = watcher.monitor, type(watcher).__name__
     correct = (
-        f"EarlyStopping(monitor={key!r}, mode='max', stopping_threshold=<the value to stop at>, "
+        f"{name}(monitor={key!r}, mode='max', stopping_threshold=<the value to stop at>, "
         f"patience={ENDLESS_PATIENCE:_})"
     )
     if watcher.patience < ENDLESS_PATIENCE:
         raise TrainerConfigurationError(
-            f"EarlyStopping(monitor={key!r}, patience={watcher.patience}) would stop a healthy "
+            f"{name}(monitor={key!r}, patience={watcher.patience}) would stop a healthy "
             f"run: {key} is an alarm, it rests at 0 while all is well and then never improves. "
             f"Write {correct}"
         )
-    threshold = watcher.stopping_threshold
-    if watcher.mode == "min" and threshold is not None and threshold > 0:
+    threshold = getattr(watcher, "stopping_threshold", None)
+    if getattr(watcher, "mode", "min") == "min" and threshold is not None and threshold > 0:
         raise TrainerConfigurationError(
-            f"EarlyStopping(monitor={key!r}, mode='min', stopping_threshold={threshold}) would "
+            f"{name}(monitor={key!r}, mode='min', stopping_threshold={threshold}) would "
             f"stop at once: {key} is an alarm, it rests at 0, which is below the threshold. "
             f"Write {correct}"
         )

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from lightning_weightwatch.callbacks._lightning import (
     LightningModule,
-    ModelCheckpoint,
     Trainer,
     TrainerFn,
     rank_zero_info,
@@ -21,7 +20,7 @@ from lightning_weightwatch.callbacks.monitored import Mode, checked_monitor, cho
 from lightning_weightwatch.callbacks.publish import log_figure, log_text
 from lightning_weightwatch.callbacks.validation import can_evaluate, evaluate_isolated
 from lightning_weightwatch.losses.diagnosis import LossReport, diagnose
-from lightning_weightwatch.report import Report
+from lightning_weightwatch.report import Report, Skipped
 from lightning_weightwatch.views.diagnosis import diagnosis_sentences
 from lightning_weightwatch.views.loss_curve import loss_figure
 from lightning_weightwatch.views.tables import escape_markdown
@@ -78,7 +77,7 @@ class OverfittingMonitor(EpochMonitor):
     """
 
     AREA = "losses"
-    FALLS_BACK = False  # there is no loss before training
+    OF_WEIGHTS = False
     KEYS: ClassVar[dict[str, str]] = {
         "train_loss": "mean training loss of the epoch",
         "val_metric": "the validation metric that is followed",
@@ -122,7 +121,9 @@ class OverfittingMonitor(EpochMonitor):
     ) -> None:
         """Count the loss of the batch."""
         loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
-        if isinstance(loss, Tensor):
+        if not isinstance(loss, Tensor):
+            return
+        with self._guarded("could not take the loss of a batch, which its mean now lacks"):
             if pl_module.automatic_optimization:
                 loss = loss * trainer.accumulate_grad_batches  # Lightning has divided by it
             self._training.add(trainer.current_epoch, loss, batch_size(batch))
@@ -141,6 +142,11 @@ class OverfittingMonitor(EpochMonitor):
                 f"this validation logged {', '.join(sorted(logged))}; set monitor to one of them",
             )
 
+    def _name_skipped(self, skipped: tuple[Skipped, ...]) -> None:
+        """Name the first validation without a finite value; the report names them all."""
+        if not self._named:
+            super()._name_skipped(skipped[:1])
+
     def _fresh_metrics(self, trainer: Trainer) -> dict[str, Tensor]:
         """What the current validation has logged so far."""
         ours = own_keys(trainer)
@@ -154,9 +160,14 @@ class OverfittingMonitor(EpochMonitor):
         return choose_monitor(trainer, self.monitor, self.mode, self._fresh_metrics(trainer))
 
     def _due(self, trainer: Trainer) -> bool:
-        """During a validation, not before its metric is there."""
+        """During a validation, not before its metric is there on every rank.
+
+        One that rank 0 alone logs would leave it waiting for the others in `measure`.
+        """
+        if not super()._due(trainer):
+            return False
         there = not trainer.validating or self._choice(trainer)[0] is not None
-        return there and super()._due(trainer)
+        return trainer.strategy.reduce_boolean_decision(there, all=True)
 
     def measure(self, trainer: Trainer, pl_module: LightningModule) -> LossReport:
         """Add a point after a validation, and judge the curves."""
@@ -205,12 +216,13 @@ class OverfittingMonitor(EpochMonitor):
 
     def _checkpoint_of_the_best(self, trainer: Trainer, report: LossReport) -> str | None:
         for callback in trainer.checkpoint_callbacks:
-            if not isinstance(callback, ModelCheckpoint) or callback.monitor != self._followed:
+            if getattr(callback, "monitor", None) != self._followed:
                 continue
-            score = callback.best_model_score
-            same = score is not None and math.isclose(score, report.best_value, rel_tol=1e-6)
-            if same and callback.best_model_path:
-                return callback.best_model_path
+            score = getattr(callback, "best_model_score", None)
+            path = getattr(callback, "best_model_path", None)
+            kept = math.nan if score is None else float(score)
+            if path and math.isclose(kept, report.best_value, rel_tol=1e-6):
+                return str(path)
         return None
 
     def _state(self) -> dict[str, Any]:
@@ -232,4 +244,5 @@ class OverfittingMonitor(EpochMonitor):
             self._training.restore(state["training"])
         self._followed = state.get("followed")
         self._direction = state.get("direction", "min")
-        self.report = self._judged()
+        if self._points:
+            self.report = self._judged()

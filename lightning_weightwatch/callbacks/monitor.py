@@ -3,8 +3,7 @@
 import math
 import time
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -14,7 +13,6 @@ from lightning_weightwatch.callbacks._lightning import (
     Trainer,
     TrainerFn,
     rank_zero_info,
-    rank_zero_warn,
 )
 from lightning_weightwatch.callbacks.keys import KeyedCallback
 from lightning_weightwatch.callbacks.publish import log_scalars, logging_step, set_monitored
@@ -51,8 +49,9 @@ class EpochMonitor(KeyedCallback):
             before training.
     """
 
-    #: Whether a value from before training stands in for one that the first epoch does not give.
-    FALLS_BACK: ClassVar[bool] = True
+    #: Whether the weights alone are measured: then before a validation, and once before training
+    #: if somebody monitors a key, which a first epoch of NaN would leave without a value.
+    OF_WEIGHTS: ClassVar[bool] = True
     #: The last word of the key under which the seconds of each call are logged.
     AREA: ClassVar[str]
 
@@ -78,7 +77,8 @@ class EpochMonitor(KeyedCallback):
         self._values: dict[str, float] = {}
         self._measured_at: int | None = None
         self._named: set[str] = set()
-        self._warned: set[str] = set()
+        self._warned = set()
+        self._order: dict[str, int] = {}
         self._epoch_started: float | None = None
         self._seconds = 0.0
 
@@ -89,6 +89,10 @@ class EpochMonitor(KeyedCallback):
     def scalars(self, report: Report) -> Mapping[str, float]:
         """The values of the keys, by their names without prefix."""
         return report.summary()
+
+    def position(self, name: str) -> int:
+        """The number of a layer in its tags, which it keeps when another drops out."""
+        return self._order.setdefault(name, len(self._order))
 
     def publish(self, trainer: Trainer, report: Report, step: int) -> None:
         """Write what is more than the keys: histograms, values per layer, figures."""
@@ -108,13 +112,18 @@ class EpochMonitor(KeyedCallback):
         first = self._measured_at is None and not self.history
         if first and self.at_start and trainer.global_step == 0:
             self._measure_and_publish(trainer, pl_module, epoch=-1)
-        elif first and self.FALLS_BACK and self.watched(trainer):
+        elif first and self.OF_WEIGHTS and self.watched(trainer):
             _, self._values = self._measured(trainer, pl_module)
         self._repeat(trainer)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock that our own seconds are compared with."""
         self._epoch_started, self._seconds = time.perf_counter(), 0.0
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Measure what a validation does not change, before WeightAveraging exchanges it."""
+        if self.OF_WEIGHTS:
+            self._observe(trainer, pl_module)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measure, if this epoch is due, before anyone monitors after validation."""
@@ -192,23 +201,6 @@ class EpochMonitor(KeyedCallback):
             shown = ", ".join(names[:_NAMES_PER_REASON])
             rank_zero_info(f"{type(self).__name__} leaves out {shown}{tail}: {reason}")
 
-    @contextmanager
-    def _guarded(self, trouble: str) -> Iterator[None]:
-        """Turn an exception into one warning, given outside of any except clause."""
-        fault = None
-        try:
-            yield
-        except Exception as error:
-            fault = f"{type(error).__name__}: {error}"
-        if fault is not None:
-            self._warn(trouble, fault)
-
-    def _warn(self, topic: str, details: str) -> None:
-        """Warn once per topic and run."""
-        if topic not in self._warned:
-            self._warned.add(topic)
-            rank_zero_warn(f"{type(self).__name__} {topic}: {details}")
-
     def _warn_if_costly(self) -> None:
         if self._epoch_started is None or self._seconds <= BUDGET_SECONDS:
             return
@@ -247,9 +239,11 @@ class EpochMonitor(KeyedCallback):
             "history": [dict(entry) for entry in self.history],
             "values": dict(self._values),
             "measured_at": self._measured_at,
+            "order": list(self._order),
         }
 
     def _restore(self, state: dict[str, Any]) -> None:
         self.history = [dict(entry) for entry in state.get("history", [])]
         self._values = dict(state.get("values", {}))
         self._measured_at = state.get("measured_at")
+        self._order = {name: index for index, name in enumerate(state.get("order", []))}

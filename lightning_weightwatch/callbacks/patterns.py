@@ -19,6 +19,8 @@ def checked_patterns(argument: str, patterns: Sequence[str] | None) -> tuple[str
             f"{argument} must be a list of names or patterns, got the string {patterns!r}; "
             f"write {argument}=[{patterns!r}]"
         )
+    if not isinstance(patterns, Sequence):
+        raise ValueError(f"{argument} must be a list of names or patterns, got {patterns!r}")
     if not patterns or not all(isinstance(pattern, str) for pattern in patterns):
         raise ValueError(
             f"{argument} must be a list of one name or pattern at least, such as "

@@ -47,7 +47,7 @@ class PruningTrial(PostFitTrial):
         prefix: str = "weightwatch",
     ) -> None:
         super().__init__(monitor=monitor, mode=mode, verbose=verbose, prefix=prefix)
-        if isinstance(amounts, int | float) or not amounts:
+        if not isinstance(amounts, Sequence) or not amounts:
             raise ValueError(f"amounts must be a list such as [0.2, 0.5], got {amounts!r}")
         for amount in amounts:
             if isinstance(amount, bool) or not isinstance(amount, int | float):
@@ -57,7 +57,7 @@ class PruningTrial(PostFitTrial):
                     f"amounts must be shares between 0 and 1, both excluded, got {amount}; 0.5 "
                     "removes half of the weights"
                 )
-        if len(set(amounts)) < len(amounts):
+        if len({Pruning(amount).name for amount in amounts}) < len(amounts):
             raise ValueError(f"amounts must differ from each other, got {list(amounts)}")
         self.amounts = tuple(amounts)
 

@@ -39,12 +39,16 @@ def set_monitored(trainer: Trainer, scalars: Mapping[str, float]) -> None:
 
 def log_scalars(trainer: Trainer, scalars: Mapping[str, float], step: int) -> None:
     """Write scalars to every logger; tables (CSV and the like) get the epoch beside them."""
-    if not scalars:
-        return
-    for logger in trainer.loggers:
-        has_steps = callable(getattr(_experiment(logger), "add_scalar", None))
-        row = dict(scalars) if has_steps else {"epoch": trainer.current_epoch, **scalars}
-        logger.log_metrics(row, step=step)
+    faults = []
+    for logger in trainer.loggers if scalars else []:
+        try:
+            has_steps = callable(getattr(_experiment(logger), "add_scalar", None))
+            row = dict(scalars) if has_steps else {"epoch": trainer.current_epoch, **scalars}
+            logger.log_metrics(row, step=step)
+        except Exception as fault:  # the other loggers get theirs all the same
+            faults.append(fault)
+    if faults:
+        raise faults[0]
 
 
 def log_histogram(

@@ -53,7 +53,7 @@ class QuantizationTrial(PostFitTrial):
         prefix: str = "weightwatch",
     ) -> None:
         super().__init__(monitor=monitor, mode=mode, verbose=verbose, prefix=prefix)
-        if isinstance(bits, int) or not bits:
+        if not isinstance(bits, Sequence) or not bits:
             raise ValueError(f"bits must be a list such as [8, 4], got {bits!r}")
         for value in bits:
             if isinstance(value, bool) or not isinstance(value, int) or not 2 <= value <= 8:

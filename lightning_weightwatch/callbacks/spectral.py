@@ -111,7 +111,7 @@ class SpectralMonitor(EpochMonitor):
         """
         names = [weight.layer for weight in walk(pl_module) if isinstance(weight, Weight)]
         check_matches("layers", self.layers, list(dict.fromkeys(names)))
-        if not self.watched(trainer):
+        if not self.watched(trainer, alarms=True):
             return
         found = list(candidates(pl_module, self.layers))
         sizes = {w.layer: number_of_eigenvalues(w) for w in found if isinstance(w, Weight)}
@@ -134,9 +134,9 @@ class SpectralMonitor(EpochMonitor):
         if len(rows) > MAX_LAYER_CHARTS:
             return
         charts = {
-            self.layer_tag(metric, index, row["name"]): row[metric]
+            self.layer_tag(metric, self.position(row["name"]), row["name"]): row[metric]
+            for row in rows
             for metric in ("alpha", "log_norm")
-            for index, row in enumerate(rows)
             if row[metric] == row[metric]  # not NaN
         }
         log_scalars(trainer, charts, step)

@@ -84,6 +84,7 @@ class PostFitTrial(KeyedCallback):
         super().setup(trainer, pl_module, stage)
         if stage == "fit":
             self.report = None
+            self._warned = set()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Run the trials; whatever fails in them is a warning, and the weights stay."""
@@ -95,16 +96,20 @@ class PostFitTrial(KeyedCallback):
             try:
                 self.report = self._tried(trainer, pl_module)
                 fault = self.report.rows[0].error or None
-                self._publish(trainer, self.report)
             except Exception as error:
                 fault = f"{type(error).__name__}: {error}"
         if fault is not None:
             rank_zero_warn(f"{type(self).__name__} has no result: {fault}")
+        if self.report is not None:
+            self._warn_without_metric(self.report)
+            with self._guarded("could not write to a logger"):
+                self._publish(trainer, self.report)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print the table, now that no progress bar is in the way."""
         if self.report is not None and self.verbose and trainer.is_global_zero:
-            Console().print(trial_terminal(self.report, type(self).__name__))
+            with self._guarded("could not print its table"):
+                Console().print(trial_terminal(self.report, type(self).__name__))
 
     def _refusal(self, trainer: Trainer) -> str | None:
         strategy = type(trainer.strategy).__name__
@@ -122,7 +127,7 @@ class PostFitTrial(KeyedCallback):
 
         return run_trials(pl_module, evaluate, self.compressions(), choose_monitor=choose)
 
-    def _publish(self, trainer: Trainer, report: TrialReport) -> None:
+    def _warn_without_metric(self, report: TrialReport) -> None:
         baseline = report.rows[0]
         if baseline.metrics and not report.monitor:
             wanted = self.monitor or "val_loss"
@@ -130,6 +135,8 @@ class PostFitTrial(KeyedCallback):
                 f"{type(self).__name__} has no validation metric {wanted!r}: the validation logs "
                 f"{', '.join(sorted(baseline.metrics))}. Set monitor to one of them"
             )
+
+    def _publish(self, trainer: Trainer, report: TrialReport) -> None:
         values = {self.key(f"{self.AREA}_{name}"): v for name, v in report.summary().items()}
         set_monitored(trainer, values)
         step = logging_step(trainer)

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from lightning_weightwatch.callbacks._lightning import DummyLogger, Trainer, isolate_rng
+from lightning_weightwatch.callbacks.epoch_mean import scalars_on
 
 
 class NoValidation(RuntimeError):
@@ -36,7 +37,19 @@ def evaluate_isolated(trainer: Trainer) -> dict[str, float]:
     merged: dict[str, float] = {}
     for metrics in per_loader:
         merged.update({name: float(value) for name, value in metrics.items()})
-    return merged
+    return _over_ranks(trainer, merged)
+
+
+def _over_ranks(trainer: Trainer, metrics: dict[str, float]) -> dict[str, float]:
+    """The mean over the ranks, where all of them logged the same metrics."""
+    if trainer.world_size == 1:
+        return metrics
+    names = trainer.strategy.broadcast(sorted(metrics))
+    if not trainer.strategy.reduce_boolean_decision(names == sorted(metrics), all=True):
+        return metrics
+    values = scalars_on(trainer, [metrics[name] for name in names])
+    means = trainer.strategy.reduce(values, reduce_op="mean").tolist()
+    return dict(zip(names, means, strict=True))
 
 
 def can_evaluate(trainer: Trainer) -> bool:
@@ -69,7 +82,8 @@ def _untouched(trainer: Trainer) -> Iterator[None]:
     progress, last_time = loop.batch_progress.state_dict(), getattr(trainer, "_last_val_time", None)
     generators = [(found, found.get_state()) for found in _generators(loop._combined_loader)]
     bar = trainer.progress_bar_callback
-    trainer.callbacks, trainer.loggers = [bar] if bar else [], [DummyLogger()]  # type: ignore[attr-defined]
+    trainer.callbacks = [bar] if bar else []  # type: ignore[attr-defined]
+    trainer.loggers = [DummyLogger() for _ in range(max(len(loggers), 1))]
     loop.verbose = False
     trainer.validating = True
     try:

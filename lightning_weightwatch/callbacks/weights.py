@@ -82,16 +82,17 @@ class WeightHistogram(EpochMonitor):
         assert isinstance(report, WeightReport)
         if report.histogram is not None:
             log_histogram(trainer, self.key("weights"), report.histogram, report.total, step)
-        for index, parameter in enumerate(report.parameters):
+        for parameter in report.parameters:
+            position = self.position(parameter.name)
             if parameter.histogram is not None:
-                tag = self.layer_tag("weights", index, parameter.name)
+                tag = self.layer_tag("weights", position, parameter.name)
                 log_histogram(trainer, tag, parameter.histogram, parameter.moments, step)
         rows = report.records()
         if len(rows) <= MAX_PARAMETER_CHARTS:
             charts = {
-                self.layer_tag(metric, index, row["name"]): row[metric]
+                self.layer_tag(metric, self.position(row["name"]), row["name"]): row[metric]
                 for metric in _CHARTS
-                for index, row in enumerate(rows)
+                for row in rows
                 if math.isfinite(row[metric])
             }
             log_scalars(trainer, charts, step)

@@ -3,7 +3,6 @@
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 
@@ -59,6 +58,8 @@ def _on_cpu(matrices: Tensor) -> Tensor:
     threads of a parallel solver made a matrix of 512 x 512 take seconds in place of 13 ms. The
     limit holds for numpy's own BLAS only: torch's thread count is part of a run's bits.
     """
+    from threadpoolctl import threadpool_limits  # sets an environment variable when imported
+
     array = matrices.numpy()
     with threadpool_limits(limits=1, user_api="blas"):
         values: NDArray[np.float64] = np.linalg.eigvalsh(array.swapaxes(-2, -1) @ array)

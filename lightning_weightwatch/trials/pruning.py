@@ -63,7 +63,7 @@ class Pruning:
     @property
     def name(self) -> str:
         """`pruned50` for half of the weights."""
-        return f"pruned{100 * self.amount:g}"
+        return f"pruned{100 * self.amount:.10g}"
 
     def compress(self, weights: Sequence[Weight]) -> Iterator[tuple[Weight, Tensor, int]]:
         """Each weight with its new values and its packed bytes."""

@@ -17,7 +17,11 @@ def diagnosis_sentences(report: LossReport, monitor: str, checkpoint: str | None
         return [f"There was no validation with a finite {monitor}, so nothing can be said."]
     sentences = [
         f"{monitor} was best in epoch {report.best_epoch + 1} ({report.best_value:.4g})"
-        + (f", kept in {checkpoint}." if checkpoint else "; no checkpoint file holds that epoch.")
+        + (
+            f", kept in {checkpoint}."
+            if checkpoint
+            else "; no ModelCheckpoint keeps the best by it."
+        )
     ]
     last, change = report.epochs[-1] + 1, f"{100 * report.rise:.1f} %"
     if report.severity == "unknown":
@@ -30,7 +34,7 @@ def diagnosis_sentences(report: LossReport, monitor: str, checkpoint: str | None
             "that is not overfitting."
         )
     elif report.severity == "none":
-        sentences.append(f"By epoch {last} it is {change} worse: within the noise.")
+        sentences.append(f"By epoch {last} it is {change} worse, which is less than 1 %.")
     else:
         verdict = f"{report.severity} overfitting" if report.overfitting else "a mild rise"
         sentences.append(

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -176,3 +177,27 @@ def test_steps_follow_self_log_when_validation_or_steps_do_not(
     assert logged.steps("val_loss") == steps
     assert logged.steps("weightwatch/weight_norm") == steps
     assert logged.steps("weightwatch/val_metric") == steps
+
+
+def test_a_layer_keeps_its_number_when_another_drops_out(tmp_path: Path) -> None:
+    class DropsOut(Perceptron):
+        def __init__(self) -> None:
+            super().__init__()
+            net = self.net
+            del self.net
+            self.extra = torch.nn.Linear(40, 40).requires_grad_(False)
+            self.net = net
+
+        def on_train_epoch_start(self) -> None:
+            if self.current_epoch == 1:
+                with torch.no_grad():
+                    self.extra.weight.fill_(float("nan"))
+
+    logger = TensorBoardLogger(tmp_path)
+    fit = trainer([SpectralMonitor()], tmp_path, logger=logger)
+    fit.fit(DropsOut(), train_loader(), val_loader())
+    events = EventAccumulator(logger.log_dir)
+    events.Reload()
+    tags = {tag for tag in events.Tags()["scalars"] if tag.startswith("weightwatch-alpha/")}
+    assert tags == {f"weightwatch-alpha/{t}" for t in ("000_extra", "001_net.0", "002_net.2")}
+    assert len(events.Scalars("weightwatch-alpha/002_net.2")) == 3

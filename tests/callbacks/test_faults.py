@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Trainer
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from lightning_weightwatch import (
     OverfittingMonitor,
@@ -62,6 +62,48 @@ def test_a_failing_logger_is_one_warning(tmp_path: Path, monkeypatch: pytest.Mon
     with pytest.warns(UserWarning, match="could not write to a logger.*no space left"):
         fit.fit(Perceptron(), train_loader(), val_loader())
     assert len(histogram.history) == 3
+
+
+def test_a_failing_logger_does_not_starve_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken, csv = CSVLogger(tmp_path, name="broken"), CSVLogger(tmp_path, name="csv")
+
+    def down(metrics: dict[str, float], step: int | None = None) -> None:
+        if any(key.startswith("weightwatch/") for key in metrics):
+            raise OSError("net down")
+
+    monkeypatch.setattr(broken, "log_metrics", down)
+    trial = PruningTrial(verbose=False)
+    fit = trainer([WeightHistogram(), trial], tmp_path, logger=[broken, csv], max_epochs=1)
+    with pytest.warns(UserWarning, match="could not write to a logger: OSError: net down") as seen:
+        fit.fit(Perceptron(), train_loader(), val_loader())
+    assert not [w for w in seen if "no result" in str(w.message)]
+    written = (Path(csv.log_dir) / "metrics.csv").read_text()
+    assert "weightwatch/weight_norm" in written
+    assert "weightwatch/pruning_pruned50_delta" in written
+
+
+def test_a_batch_of_no_known_shape_is_a_warning(tmp_path: Path) -> None:
+    class Shapeless(torch.Tensor):
+        def __getattribute__(self, name: str) -> Any:
+            if name == "ndim":
+                raise RuntimeError("no sizes")
+            return super().__getattribute__(name)
+
+    class Exotic(OverfittingMonitor):
+        def on_train_batch_end(
+            self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
+        ) -> None:
+            batch = torch.zeros(1).as_subclass(Shapeless)
+            super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+
+    monitor = Exotic()
+    fit = trainer([monitor], tmp_path, max_epochs=1)
+    with pytest.warns(UserWarning, match="could not take the loss of a batch.*no sizes"):
+        fit.fit(Perceptron(), train_loader(), val_loader())
+    assert monitor.report is not None
+    assert monitor.report.severity == "unknown"
 
 
 class BreaksWhenQuantized(ConvNet):

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
@@ -27,6 +28,7 @@ from tests.callbacks.fits import (
     train_loader,
     trainer,
     val_loader,
+    weight_norm,
 )
 
 CONFIGURATIONS: dict[str, dict[str, Any]] = {
@@ -157,3 +159,40 @@ def test_early_stopping_on_a_weight_metric_stops_in_the_epoch_that_crosses(tmp_p
     reached = next(value for value, _ in stopper.seen if value > threshold)
     assert stopper.seen[-1][0] == reached, "nothing was trained after the value was reached"
     assert fit.should_stop
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_values_are_those_of_the_trained_weights_beside_weight_averaging(
+    first: bool, tmp_path: Path
+) -> None:
+    averaging = pytest.importorskip("lightning.pytorch.callbacks.weight_averaging")
+
+    class Norms(Callback):
+        seen: list[float] = []  # noqa: RUF012
+
+        def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
+            self.seen.append(weight_norm(pl_module))
+
+    histogram, norms = WeightHistogram(), Norms()
+    norms.seen.clear()
+    average = averaging.EMAWeightAveraging(decay=0.5)
+    order = [histogram, average] if first else [average, histogram]
+    trainer([norms, *order], tmp_path).fit(Perceptron(), train_loader(), val_loader())
+    measured = [entry["weight_norm"] for entry in histogram.history]
+    assert measured == pytest.approx([norms.seen[i] for i in (5, 11, 17)], rel=1e-6)
+
+
+@pytest.mark.parametrize("interval", ["epoch", "step"])
+def test_a_scheduler_that_monitors_our_key_finds_it(interval: str, tmp_path: Path) -> None:
+    class Scheduled(Perceptron):
+        def configure_optimizers(self) -> Any:
+            optimizer = super().configure_optimizers()
+            scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(
+                optimizer, patience=0, mode="min"
+            )
+            monitor = {"monitor": "weightwatch/alpha_mean", "interval": interval}
+            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, **monitor}}
+
+    fit = trainer([SpectralMonitor()], tmp_path)
+    fit.fit(Scheduled(), train_loader(), val_loader())
+    assert fit.current_epoch == 3

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
 import lightning_weightwatch
@@ -39,6 +40,9 @@ from tests.callbacks.fits import Perceptron, train_loader, trainer, val_loader
         (QuantizationTrial, {"bits": 8}, r"a list such as \[8, 4\], got 8"),
         (QuantizationTrial, {"bits": (8, 8)}, "differ from each other"),
         (QuantizationTrial, {"bits": (8.0,)}, "integers between 2 and 8, got 8.0"),
+        (QuantizationTrial, {"bits": 8.0}, r"a list such as \[8, 4\], got 8.0"),
+        (PruningTrial, {"amounts": iter([0.5])}, r"a list such as"),
+        (SpectralMonitor, {"layers": 5}, "a list of names or patterns, got 5"),
         (PruningTrial, {"amounts": (50,)}, "between 0 and 1, both excluded, got 50"),
         (PruningTrial, {"amounts": 0.5}, r"a list such as \[0.2, 0.5\], got 0.5"),
         (PruningTrial, {"amounts": ()}, "a list such as"),
@@ -155,3 +159,10 @@ def test_the_default_callbacks_are_all_there_and_fit_together(tmp_path: Path) ->
         name for name in lightning_weightwatch.__all__ if name[0].isupper()
     }
     fit(callbacks, tmp_path)
+
+
+def test_a_callback_of_the_users_that_monitors_an_alarm_is_left_alone(tmp_path: Path) -> None:
+    class Theirs(Callback):
+        monitor, patience = "weightwatch/nonfinite", 10**6
+
+    fit([Theirs(), WeightHistogram()], tmp_path)

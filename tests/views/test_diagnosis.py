@@ -31,7 +31,7 @@ def numbers(sentence: str) -> list[float]:
     ("last", "ending"),
     [
         (1.0, "Epoch 4, the last, is as good as the best: no overfitting seen."),
-        (1.005, "By epoch 4 it is 0.5 % worse: within the noise."),
+        (1.005, "By epoch 4 it is 0.5 % worse, which is less than 1 %."),
         (1.02, "Since then it rose by 2.0 % while the training loss fell: a mild rise."),
         (
             1.1,
@@ -42,7 +42,9 @@ def numbers(sentence: str) -> list[float]:
 )
 def test_the_verdict_in_a_sentence(last: float, ending: str) -> None:
     sentences = told(FALLING, [1.5, 1.0, 1.2, last])
-    assert sentences[0] == "val_loss was best in epoch 2 (1); no checkpoint file holds that epoch."
+    assert (
+        sentences[0] == "val_loss was best in epoch 2 (1); no ModelCheckpoint keeps the best by it."
+    )
     assert sentences[1] == ending
     gap = last - FALLING[-1]
     assert sentences[2] == f"Validation minus training loss at the end: {gap:.4g}."
@@ -95,7 +97,7 @@ def test_without_a_validation_nothing_is_said(val: list[float]) -> None:
 def test_a_metric_to_maximise_gets_worse_and_does_not_rise() -> None:
     sentences = told(FALLING, [0.5, 0.8, 0.7, 0.6], mode="max")
     assert sentences == [
-        "val_loss was best in epoch 2 (0.8); no checkpoint file holds that epoch.",
+        "val_loss was best in epoch 2 (0.8); no ModelCheckpoint keeps the best by it.",
         "Since then it is 25.0 % worse while the training loss fell: severe overfitting.",
     ]
 
