@@ -112,6 +112,7 @@ class OverfittingMonitor(EpochMonitor):
         self._training = EpochMean()
         self._followed: str | None = None
         self._direction: Mode = "min"
+        self._silence_named = False
         self._points: list[tuple[int, float, float]] = []
         self._latest: dict[str, float] = {}
         self._old_metrics: dict[str, Tensor] = {}
@@ -135,11 +136,18 @@ class OverfittingMonitor(EpochMonitor):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take a metric that the module logged in its own `on_validation_epoch_end`."""
         self._observe(trainer, pl_module)
-        logged = self._fresh_metrics(trainer) if trainer.state.fn == TrainerFn.FITTING else {}
-        if logged and self._choice(trainer)[0] is None:
+        if trainer.state.fn != TrainerFn.FITTING or self._choice(trainer)[0] is not None:
+            return
+        logged = self._fresh_metrics(trainer)
+        if logged:
             self._warn(
                 f"has no validation metric {self.monitor or 'val_loss'!r}",
                 f"this validation logged {', '.join(sorted(logged))}; set monitor to one of them",
+            )
+        elif not trainer.sanity_checking and not self._silence_named:
+            self._silence_named = True
+            rank_zero_info(
+                "OverfittingMonitor has nothing to follow: the validation logs no metric"
             )
 
     def _name_skipped(self, skipped: tuple[Skipped, ...]) -> None:

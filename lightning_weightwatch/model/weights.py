@@ -64,11 +64,16 @@ class Weight:
 def walk(model: nn.Module) -> Iterator[Weight | Skipped]:
     """Every parameter of `model` in the order of `named_modules`, a tied one only once.
 
-    At its second place a tied one comes as `Skipped`.
+    At its second place a tied parameter, or a shared module, comes as `Skipped`.
     """
     first_name: dict[int, str] = {}
-    for path, module in model.named_modules():
+    first_layer: dict[int, str] = {}
+    for path, module in model.named_modules(remove_duplicate=False):
         layer = clean_name(path) or type(module).__name__
+        if first_layer.setdefault(id(module), layer) != layer:
+            if module._parameters:
+                yield Skipped(layer, f"the same module as {first_layer[id(module)]}")
+            continue
         for attribute, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
             name = clean_name(f"{path}.{attribute}" if path else attribute)
             if id(parameter) in first_name:

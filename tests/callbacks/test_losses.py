@@ -195,3 +195,14 @@ def test_several_validation_loaders_are_listed_when_the_name_is_not_theirs(tmp_p
     monitor = OverfittingMonitor(monitor="val_loss/dataloader_idx_1")
     trainer([monitor], tmp_path, max_epochs=1).fit(Two(), train_loader(), both)
     assert monitor.history[-1]["val_metric"] > 0
+
+
+def test_a_validation_that_logs_nothing_gives_no_verdict_and_no_fault(tmp_path: Path) -> None:
+    class Quiet(Perceptron):
+        def validation_step(self, batch: list[Tensor], batch_idx: int) -> None:
+            self.loss(batch)
+
+    monitor = OverfittingMonitor(monitor="val_loss")
+    trainer([monitor], tmp_path).fit(Quiet(), train_loader(), val_loader())
+    assert [set(entry) for entry in monitor.history] == [{"epoch", "step", "train_loss"}] * 3
+    assert monitor.diagnosis == ()

@@ -319,3 +319,12 @@ def test_the_walk_changes_nothing() -> None:
     assert list(after) == list(before)
     assert all(torch.equal(after[key], before[key]) for key in before)
     assert not any(hasattr(module, "longname") for module in model.modules())
+
+
+def test_a_shared_module_is_named_at_its_second_place() -> None:
+    model = nn.Module()
+    model.first = nn.Linear(3, 3)
+    model.again = model.first
+    found = list(walk(model))
+    assert [item.name for item in found] == ["first.weight", "first.bias", "again"]
+    assert found[-1] == Skipped("again", "the same module as first")
