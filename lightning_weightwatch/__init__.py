@@ -1,4 +1,4 @@
-"""See what training does to the weights: callbacks for PyTorch Lightning.
+"""See what training does to the weights: callbacks for PyTorch Lightning, and spectral analysis.
 
 The names below are loaded on first use (PEP 562), so that importing the package costs nothing.
 """
@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from lightning_weightwatch.callbacks.quantization import QuantizationTrial
     from lightning_weightwatch.callbacks.spectral import SpectralMonitor
     from lightning_weightwatch.callbacks.weights import WeightHistogram
+    from lightning_weightwatch.spectral.analysis import analyze
+    from lightning_weightwatch.spectral.power_law import fit_power_law
 
 __all__ = [
     "OverfittingMonitor",
@@ -20,6 +22,8 @@ __all__ = [
     "QuantizationTrial",
     "SpectralMonitor",
     "WeightHistogram",
+    "analyze",
+    "fit_power_law",
     "weightwatch",
 ]
 
@@ -29,6 +33,8 @@ _HOME = {
     "QuantizationTrial": "callbacks.quantization",
     "SpectralMonitor": "callbacks.spectral",
     "WeightHistogram": "callbacks.weights",
+    "analyze": "spectral.analysis",
+    "fit_power_law": "spectral.power_law",
     "weightwatch": "callbacks.defaults",
 }
 

@@ -112,9 +112,10 @@ def test_the_yaml_blocks_configure_a_trainer(
         assert set(CALLBACKS) <= set(found)
 
 
-def test_the_example_of_the_readme_is_among_the_blocks() -> None:
-    (example,) = blocks(README, "python")
-    assert "trainer.fit(model, datamodule)" in example
+def test_the_examples_of_the_readme_are_among_the_blocks() -> None:
+    training, analysis = blocks(README, "python")
+    assert "trainer.fit(model, datamodule)" in training
+    assert "analyze(model)" in analysis
 
 
 @documents_with("weightwatch/")

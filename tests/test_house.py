@@ -10,7 +10,7 @@ import lightning_weightwatch
 
 PACKAGE = Path(lightning_weightwatch.__file__).parent
 ABOVE_TENSORS = ["lightning", "pytorch_lightning", "matplotlib", "tensorboard", "torchmetrics"]
-BELOW_VIEWS = ["report", "model", "weights", "spectral", "losses", "trials"]
+BELOW_VIEWS = ["report", "model", "files", "weights", "spectral", "losses", "trials"]
 
 DRAW = """
 from lightning_weightwatch.losses.diagnosis import diagnose
@@ -75,7 +75,7 @@ def loaded_by(code: str, names: list[str]) -> set[str]:
 def test_all_rooms_are_known_here() -> None:
     rooms = {path.name.removesuffix(".py") for path in PACKAGE.iterdir() if path.suffix == ".py"}
     rooms |= {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
-    assert rooms == {*BELOW_VIEWS, "__init__", "views", "callbacks"}
+    assert rooms == {*BELOW_VIEWS, "__init__", "__main__", "views", "callbacks", "cli"}
 
 
 def test_the_rooms_below_the_views_work_with_tensors_alone() -> None:

@@ -8,14 +8,12 @@ from lightning_weightwatch.callbacks.keys import TrainerConfigurationError
 from lightning_weightwatch.callbacks.monitor import EpochMonitor
 from lightning_weightwatch.callbacks.patterns import check_matches, checked_patterns
 from lightning_weightwatch.callbacks.publish import log_scalars
-from lightning_weightwatch.model.weights import Weight, walk
-from lightning_weightwatch.report import Report, Skipped
-from lightning_weightwatch.spectral.analysis import (
-    SpectralReport,
-    analyze,
-    candidates,
-    number_of_eigenvalues,
-)
+from lightning_weightwatch.model.effective import effective_weights
+from lightning_weightwatch.report import Report
+from lightning_weightwatch.spectral.analysis import analyze
+from lightning_weightwatch.spectral.report import SpectralReport
+from lightning_weightwatch.spectral.selection import select
+from lightning_weightwatch.spectral.unchanged import KnownSpectra
 
 #: Above this many layers a chart per layer is a haystack; the summary stays.
 MAX_LAYER_CHARTS = 64
@@ -24,8 +22,10 @@ MAX_LAYER_CHARTS = 64
 class SpectralMonitor(EpochMonitor):
     """Log the power-law exponent alpha and the log-norms of the layers' spectra.
 
-    Linear, Embedding and Conv2d layers are measured, with the definitions of WeightWatcher 0.7.7;
-    every other weight is named once with its reason. Alpha is an alarm, not a verdict: it tells how
+    Every matrix of the model is measured (linear, embedding, convolution, attention, recurrent and
+    other layers, bare parameters) with the definitions of WeightWatcher 0.7.7; every other weight
+    is named once with its reason. A layer that has not changed since the last time, such as one of
+    a frozen backbone, is not measured again. Alpha is an alarm, not a verdict: it tells how
     much structure the weights have absorbed, not whether it is signal or noise, and it does not
     replace a validation loss. Look at `D` and the tail size in `report` before you believe it.
 
@@ -102,6 +102,10 @@ class SpectralMonitor(EpochMonitor):
         self.layers = checked_patterns("layers", layers)
         self.summary_min_evals = summary_min_evals
 
+    def _reset(self) -> None:
+        super()._reset()
+        self._known = KnownSpectra()
+
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Check the layers against the model, which `configure_model` may just have made.
 
@@ -109,13 +113,14 @@ class SpectralMonitor(EpochMonitor):
             TrainerConfigurationError: For a pattern that fits no layer, or a monitored key that
                 no layer of this model is large enough to give.
         """
-        names = [weight.layer for weight in walk(pl_module) if isinstance(weight, Weight)]
+        found = effective_weights(pl_module)
+        names = [getattr(item, "layer", item.name) for item in found]
         check_matches("layers", self.layers, list(dict.fromkeys(names)))
         if not self.watched(trainer, alarms=True):
             return
-        found = list(candidates(pl_module, self.layers))
-        sizes = {w.layer: number_of_eigenvalues(w) for w in found if isinstance(w, Weight)}
-        lazy = any(isinstance(item, Skipped) and item.reason.startswith("lazy") for item in found)
+        selection = select(found, layers=self.layers)
+        sizes = {layer.name: layer.num_evals for layer in selection.matrices}
+        lazy = any(item.reason.startswith("lazy") for item in selection.skipped)
         if not lazy and max(sizes.values(), default=0) < self.summary_min_evals:
             counts = ", ".join(f"{name} ({size})" for name, size in sizes.items()) or "none"
             raise TrainerConfigurationError(
@@ -125,8 +130,13 @@ class SpectralMonitor(EpochMonitor):
             )
 
     def measure(self, trainer: Trainer, pl_module: LightningModule) -> SpectralReport:
-        """Every layer's spectrum, one at a time."""
-        return analyze(pl_module, layers=self.layers, summary_min_evals=self.summary_min_evals)
+        """The spectrum of every layer that has changed since the last time."""
+        return analyze(
+            pl_module,
+            layers=self.layers,
+            summary_min_evals=self.summary_min_evals,
+            known=self._known,
+        )
 
     def publish(self, trainer: Trainer, report: Report, step: int) -> None:
         """A chart per layer of alpha and of the log-norm."""

@@ -1,20 +1,22 @@
 """One walk over the weights of a model: every parameter once, with its name, kind and module."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
+from torch.nn.utils import parametrize
 
 from lightning_weightwatch.report import Skipped
 
 Kind = Literal[
-    "linear", "embedding", "conv1d", "conv2d", "conv3d", "conv_transpose", "attention", "rnn",
-    "norm", "bias", "other",
+    "linear", "embedding", "conv1d", "conv2d", "conv3d", "conv_transpose", "bilinear",
+    "attention", "rnn", "norm", "bias", "other",
 ]  # fmt: skip
+KINDS: tuple[Kind, ...] = get_args(Kind)
 
 _KINDS: tuple[tuple[tuple[type[nn.Module], ...], Kind], ...] = (
     ((nn.Linear,), "linear"),
@@ -23,6 +25,7 @@ _KINDS: tuple[tuple[tuple[type[nn.Module], ...], Kind], ...] = (
     ((nn.Conv1d,), "conv1d"),
     ((nn.Conv2d,), "conv2d"),
     ((nn.Conv3d,), "conv3d"),
+    ((nn.Bilinear,), "bilinear"),
     ((nn.MultiheadAttention,), "attention"),
     ((nn.RNNBase, nn.RNNCellBase), "rnn"),
     ((nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.modules.batchnorm._NormBase), "norm"),
@@ -57,24 +60,35 @@ class Weight:
 
     @property
     def output_axis(self) -> int:
-        """The axis that counts output channels: 1 for transposed convolutions, else 0."""
-        return 1 if self.kind == "conv_transpose" else 0
+        """The axis of the output channels: 1 where a weight is kept as [in, out, ...], else 0."""
+        of_gpt2 = self.kind == "linear" and _is_conv1d_of_gpt2(self.module)
+        return 1 if self.kind == "conv_transpose" or of_gpt2 else 0
 
 
-def walk(model: nn.Module) -> Iterator[Weight | Skipped]:
+def walk(
+    model: nn.Module, passed_over: Callable[[nn.Module, str], bool] = lambda *_: False
+) -> Iterator[Weight | Skipped]:
     """Every parameter of `model` in the order of `named_modules`, a tied one only once.
 
     At its second place a tied parameter, or a shared module, comes as `Skipped`.
+
+    Args:
+        model: The model.
+        passed_over: Whether a parameter, or a whole module (`""`), is as if it were not there.
     """
     first_name: dict[int, str] = {}
     first_layer: dict[int, str] = {}
     for path, module in model.named_modules(remove_duplicate=False):
-        layer = clean_name(path) or type(module).__name__
+        if passed_over(module, ""):
+            continue
+        layer = layer_of(path, module)
         if first_layer.setdefault(id(module), layer) != layer:
-            if module._parameters:
+            if len(module._parameters) > 0 or parametrizations_of(module):
                 yield Skipped(layer, f"the same module as {first_layer[id(module)]}")
             continue
         for attribute, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
+            if passed_over(module, attribute):
+                continue
             name = clean_name(f"{path}.{attribute}" if path else attribute)
             if id(parameter) in first_name:
                 yield Skipped(name, f"tied to {first_name[id(parameter)]}")
@@ -87,7 +101,38 @@ def kind_of(module: nn.Module, attribute: str = "weight") -> Kind:
     """The kind of a parameter: that of its module, or `"bias"` for `bias`, `in_proj_bias`."""
     if "bias" in attribute:
         return "bias"
+    if _is_conv1d_of_gpt2(module):
+        return "linear"
     return next((kind for types, kind in _KINDS if isinstance(module, types)), "other")
+
+
+def _is_conv1d_of_gpt2(module: nn.Module) -> bool:
+    """Whether it is the Conv1D of transformers: a linear layer whose weight is [in, out].
+
+    Pruning and parametrizations keep the factors of its weight under other names, in 2-D too.
+    """
+    if "Conv1D" not in {base.__name__ for base in type(module).__mro__}:
+        return False
+    dimensions = [parameter.dim() for parameter in module.parameters() if not is_lazy(parameter)]
+    return max(dimensions, default=0) == 2
+
+
+def layer_of(path: str, module: nn.Module) -> str:
+    """The name of a layer: its path, or for the model itself its class."""
+    made = type(module).__bases__[0] if parametrizations_of(module) else type(module)
+    return clean_name(path) or made.__name__
+
+
+def parametrizations_of(module: nn.Module) -> dict[str, nn.Module]:
+    """The modules that compute parametrized weights, by the name of the weight.
+
+    `parametrize.is_parametrized` asks `__getattr__`, which some modules write for themselves.
+    """
+    held = dict(module._modules.items()).get("parametrizations")
+    lists = held.items() if isinstance(held, nn.ModuleDict) else ()
+    return {
+        name: found for name, found in lists if isinstance(found, parametrize.ParametrizationList)
+    }
 
 
 def clean_name(path: str) -> str:

@@ -1,285 +1,216 @@
-"""The spectral report of a model: alpha and the log-norms, layer by layer."""
+"""The spectra of a model, a state dict or a file: layer after layer, on all cores."""
 
-import math
-import statistics
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
-from lightning_weightwatch.model.weights import (
-    Kind,
-    Weight,
-    clean_name,
-    matches,
-    non_finite,
-    unreadable,
-    walk,
-    whole,
-)
+from lightning_weightwatch.model.matrices import Matrices
+from lightning_weightwatch.model.weights import Kind
 from lightning_weightwatch.report import Skipped
-from lightning_weightwatch.spectral.eigenvalues import eigenvalues
-from lightning_weightwatch.spectral.power_law import PowerLawFit, fit_power_law
+from lightning_weightwatch.spectral.convention import CONVENTIONS, ConventionName
+from lightning_weightwatch.spectral.eigenvalues import one_blas_thread
+from lightning_weightwatch.spectral.layer import LayerSpectrum
+from lightning_weightwatch.spectral.measurement import Settings, batches, measure, work_of
+from lightning_weightwatch.spectral.report import SpectralReport
+from lightning_weightwatch.spectral.selection import (
+    MIN_EVALS,
+    Selection,
+    Source,
+    check,
+    opened,
+    select,
+)
+from lightning_weightwatch.spectral.unchanged import KnownSpectra
+from lightning_weightwatch.spectral.workers import run_all
 
-#: Where alpha is held to be healthy (Martin and Mahoney, JMLR 22(165), 2021).
-ALPHA_BAND = (2.0, 6.0)
-#: Layers with fewer eigenvalues are skipped, as WeightWatcher 0.7.7 does.
-MIN_EVALS = 8
-#: Matrices whose smaller side exceeds this are skipped: their spectrum takes hours.
-MAX_SIDE = 15_000
-
-_MEASURED_KINDS: tuple[Kind, ...] = ("linear", "embedding", "conv2d")
-
-
-@dataclass(frozen=True)
-class LayerSpectrum:
-    """The spectrum of one layer; names and meanings are those of WeightWatcher 0.7.7.
-
-    λ are the eigenvalues of WᵀW (squared singular values), so norms are squared norms; for a
-    convolution they are those of its kernel positions, pooled and halved. NaN: unknown.
-
-    Attributes:
-        name: Dotted path of the module.
-        kind: `"linear"`, `"embedding"` or `"conv2d"`.
-        N: The larger of the output and input sizes.
-        M: The smaller one.
-        Q: N / M.
-        rf: Kernel positions of a convolution, else 1.
-        num_evals: Eigenvalues, M · rf.
-        alpha: Exponent of the power-law tail.
-        xmin: Where the tail begins.
-        xmax: Largest eigenvalue.
-        D: Kolmogorov–Smirnov distance of the fit: above about 0.1 alpha says little.
-        sigma: Standard error of alpha.
-        num_pl_spikes: Eigenvalues in the tail.
-        norm: Σλ, the squared Frobenius norm.
-        log_norm: log10 Σλ.
-        spectral_norm: Largest λ, the squared spectral norm.
-        log_spectral_norm: log10 of it.
-        alpha_weighted: alpha · log_spectral_norm.
-        log_alpha_norm: log10 Σλ^alpha.
-        stable_rank: norm / spectral_norm.
-        status: `"success"`, or why there is no fit.
-        warning: `"over-trained"` (alpha < 2), `"under-trained"` (alpha > 6) or `""`.
-    """
-
-    name: str
-    kind: Kind
-    N: int
-    M: int
-    Q: float
-    rf: int
-    num_evals: int
-    alpha: float
-    xmin: float
-    xmax: float
-    D: float
-    sigma: float
-    num_pl_spikes: int
-    norm: float
-    log_norm: float
-    spectral_norm: float
-    log_spectral_norm: float
-    alpha_weighted: float
-    log_alpha_norm: float
-    stable_rank: float
-    status: str
-    warning: str
-
-
-@dataclass(frozen=True)
-class SpectralReport:
-    """The spectra of a model's layers.
-
-    Attributes:
-        layers: One per measured layer, in the order of the model.
-        skipped: Every other place with a weight, with its reason.
-        summary_min_evals: Layers with fewer eigenvalues stay out of `summary`.
-    """
-
-    layers: tuple[LayerSpectrum, ...]
-    skipped: tuple[Skipped, ...]
-    summary_min_evals: int = 32
-
-    def records(self) -> list[dict[str, Any]]:
-        """A row per layer: the fields of `LayerSpectrum`."""
-        return [asdict(layer) for layer in self.layers]
-
-    def summary(self) -> dict[str, float]:
-        """Over the layers with enough eigenvalues and a fit; a failed fit is in no mean."""
-        large = [layer for layer in self.layers if layer.num_evals >= self.summary_min_evals]
-        fitted = [layer for layer in large if layer.status == "success"]
-        log_norms = [layer.log_norm for layer in large if math.isfinite(layer.log_norm)]
-        summary = {}
-        if fitted:
-            alphas = [layer.alpha for layer in fitted]
-            mean = statistics.fmean(alphas)
-            low, high = ALPHA_BAND
-            summary = {
-                "alpha_mean": mean,
-                "alpha_median": statistics.median(alphas),
-                "alpha_min": min(alphas),
-                "alpha_max": max(alphas),
-                "alpha_weighted_mean": statistics.fmean(layer.alpha_weighted for layer in fitted),
-                "overtrained_share": sum(alpha < low for alpha in alphas) / len(alphas),
-                "undertrained_share": sum(alpha > high for alpha in alphas) / len(alphas),
-                "alpha_distance": max(low - mean, mean - high, 0.0),
-            }
-        if log_norms:
-            summary["log_norm_mean"] = statistics.fmean(log_norms)
-        return {key: value for key, value in summary.items() if math.isfinite(value)}
+# What may be in memory at once, as multiples of the largest layer in float64: less where the
+# layers are copies (out of files, shards and parametrizations) that several threads hold.
+_MEMORY_OF_VIEWS = 4
+_MEMORY_OF_COPIES = 3
+# A model of small layers may take this much all the same: it is less than what torch itself takes.
+_LEAST_MEMORY = 1 << 25
 
 
 def analyze(
-    model: nn.Module,
+    model: Source,
+    *,
+    mp_fit: bool = False,
+    randomize: bool = False,
+    layers: Sequence[str] | None = None,
+    kinds: Sequence[Kind] | None = None,
+    pool: bool = True,
+    min_evals: int = MIN_EVALS,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype = torch.float64,
+    convention: ConventionName = "weightwatcher",
+    seed: int = 0,
+    summary_min_evals: int = 32,
+    trust: bool = False,
+    known: KnownSpectra | None = None,
+    progress: Callable[[float], None] | None = None,
+) -> SpectralReport:
+    """Measure the spectrum of every weight that has one.
+
+    Every matrix of a model is one: of linear, embedding, bilinear and recurrent layers, of
+    attention (q, k and v by themselves), of convolutions (a matrix for each kernel position) and
+    of bare parameters. A weight that its layer computes, by weight_norm, spectral_norm, another
+    parametrization or a pruning mask, is measured as computed. All else is named in `skipped`.
+
+    The model is only read. On a CPU the matrices are spread over `torch.get_num_threads()` threads
+    with one BLAS thread each; the numbers do not depend on how many. With sharded parameters
+    (DTensor) this is a collective: call it on every rank.
+
+    Args:
+        model: A module in any mode; or a state dict; or the path of a file: `.safetensors`, or
+            `.ckpt`, `.pt` and the like.
+        mp_fit: Also fit the Marchenko–Pastur bulk.
+        randomize: Also compare with the matrices shuffled; takes several times as long.
+        layers: Names or shell patterns (`"encoder.*"`); None for all.
+        kinds: Kinds of layers (`"linear"`, `"conv2d"`, ...); None for all.
+        pool: One row for all kernel positions of a convolution; False: a row for each.
+        min_evals: Layers with fewer eigenvalues are skipped.
+        device: Where to compute; None for where the weights are (a GPU, else the CPU).
+        dtype: `torch.float64`; or `torch.float32`, faster, alpha within about 1e-3.
+        convention: `"weightwatcher"` for the numbers of WeightWatcher 0.7.7; `"plain"` for
+            eigenvalues of convolutions that are not halved, and floors relative to the largest
+            eigenvalue, so that no scale of the weights changes alpha.
+        seed: Of the shuffles of `randomize`.
+        summary_min_evals: See `SpectralReport`.
+        trust: Let a pickled file run the code in it: only for files whose origin you trust.
+        known: What was measured before: weights that have not changed are not measured again.
+        progress: Called with the share of the work that is done, 0 to 1.
+
+    Raises:
+        ValueError: For an argument out of its range.
+        BadFile: A `ValueError`: for a file that cannot be read.
+        TypeError: If `model` is none of the three.
+
+    Examples:
+        >>> model = torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.LayerNorm(64))
+        >>> report = analyze(model)
+        >>> [layer.name for layer in report.layers], report.skipped[0].reason
+        (['0'], 'a 1-D weight has no spectrum')
+    """
+    check(layers, kinds, min_evals)
+    settings = Settings(mp_fit, randomize, pool, _device(device), dtype, convention, seed)
+    _check(settings)
+    with opened(model, trust=trust) as found:
+        selection = select(found, layers=layers, kinds=kinds, min_evals=min_evals)
+        rows = _measured(selection, settings, known, progress)
+    measured = [row for row in rows if isinstance(row, LayerSpectrum)]
+    failed = [row for row in rows if isinstance(row, Skipped)]
+    return SpectralReport(tuple(measured), (*selection.skipped, *failed), summary_min_evals)
+
+
+def _measured(
+    selection: Selection,
+    settings: Settings,
+    known: KnownSpectra | None,
+    progress: Callable[[float], None] | None,
+) -> list[LayerSpectrum | Skipped]:
+    """The rows of all weights, in their order; the largest go first, so that no core idles long."""
+    planned = sorted(enumerate(selection.weights), key=lambda item: -work_of(item[1]))
+    groups = list(batches((item for _, item in planned), settings))
+    costs = [sum(map(work_of, group)) for group in groups]
+    spent = 0.0
+
+    def on_done(index: int) -> None:
+        nonlocal spent
+        spent += costs[index]
+        if progress is not None:
+            progress(spent / sum(costs))
+
+    with one_blas_thread():
+        results = run_all(
+            (measure(group, settings, known) for group in groups),
+            threads=torch.get_num_threads(),
+            memory=_memory(selection),
+            on_done=on_done,
+        )
+    in_order = sorted(
+        zip(planned, chain.from_iterable(results), strict=True), key=lambda r: r[0][0]
+    )
+    return [row for _, rows in in_order for row in rows]
+
+
+def _memory(selection: Selection) -> int:
+    sizes = [8 * part.count * part.N * part.M for part in selection.matrices]
+    views = all(weight.parameter is not None for weight, _ in selection.weights)
+    largest = max(sizes, default=0) * (_MEMORY_OF_VIEWS if views else _MEMORY_OF_COPIES)
+    return max(largest, _LEAST_MEMORY)
+
+
+def _device(device: str | torch.device | None) -> torch.device | None:
+    try:
+        found = None if device is None else torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(f"device must be None, 'cpu' or 'cuda', got {device!r}") from error
+    if found is not None and found.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device {device!r} is not there: CUDA is not available; use None")
+    return found
+
+
+def _check(settings: Settings) -> None:
+    if settings.dtype not in (torch.float64, torch.float32):
+        raise ValueError(f"dtype must be torch.float64 or torch.float32, got {settings.dtype!r}")
+    if settings.convention not in CONVENTIONS:
+        raise ValueError(
+            f"convention must be 'weightwatcher' or 'plain', got {settings.convention!r}"
+        )
+    if isinstance(settings.seed, bool) or not isinstance(settings.seed, int) or settings.seed < 0:
+        raise ValueError(f"seed must be an integer of 0 or more, got {settings.seed!r}")
+
+
+@dataclass(frozen=True)
+class ShapeReport:
+    """What `analyze` would measure, by shape alone: `describe` of WeightWatcher.
+
+    Attributes:
+        layers: The matrices of each row.
+        skipped: Every other place with a weight, with its reason.
+    """
+
+    layers: tuple[Matrices, ...]
+    skipped: tuple[Skipped, ...]
+
+    def records(self) -> list[dict[str, Any]]:
+        """A row per layer, with WeightWatcher's names."""
+        return [
+            {
+                "layer_id": found.weight.layer_id,
+                "name": found.name,
+                "kind": found.kind,
+                "N": found.N,
+                "M": found.M,
+                "Q": found.N / found.M,
+                "rf": found.count,
+                "num_evals": found.num_evals,
+                "num_params": found.count * found.N * found.M,
+            }
+            for found in self.layers
+        ]
+
+    def summary(self) -> dict[str, float]:
+        """Layers, their eigenvalues and their parameters."""
+        return {
+            "layers": float(len(self.layers)),
+            "num_evals": float(sum(found.num_evals for found in self.layers)),
+            "num_params": float(sum(found.count * found.N * found.M for found in self.layers)),
+        }
+
+
+def describe(
+    model: Source,
     *,
     layers: Sequence[str] | None = None,
-    summary_min_evals: int = 32,
-) -> SpectralReport:
-    """Measure the spectrum of every linear, embedding and 2-D convolution layer.
-
-    One layer is in memory at a time. With sharded parameters this is a collective: call it on
-    every rank.
-
-    Args:
-        model: Any module, in any mode; it is only read.
-        layers: Names or shell patterns (`"encoder.*"`); None for all.
-        summary_min_evals: See `SpectralReport`.
-    """
-    measured: list[LayerSpectrum] = []
-    skipped: dict[Skipped, None] = {}  # an LSTM is named once, not once per matrix
-    for found in candidates(model, layers):
-        result = found if isinstance(found, Skipped) else _measure(found)
-        if isinstance(result, Skipped):
-            skipped[result] = None
-        else:
-            measured.append(result)
-    return SpectralReport(tuple(measured), tuple(skipped), summary_min_evals)
-
-
-def candidates(model: nn.Module, layers: Sequence[str] | None = None) -> Iterator[Weight | Skipped]:
-    """The weights that `analyze` would measure, judged by kind and shape alone."""
-    for name, module in model.named_modules():
-        layer = clean_name(name) or type(module).__name__
-        reason = _without_weight(module)
-        if reason is not None and matches(layer, layers):
-            yield Skipped(layer, reason)
-    for found in walk(model):
-        if isinstance(found, Skipped):
-            if matches(found.name, layers) or matches(found.name.rpartition(".")[0], layers):
-                yield found
-        elif matches(found.layer, layers) and not _within_parametrization(found.layer):
-            reason = _unfit(found)
-            if reason is None:
-                yield found
-            elif found.kind != "bias":
-                main = found.attribute in ("weight", "weight_orig")
-                several = found.kind in ("rnn", "attention")
-                yield Skipped(found.layer if main or several else found.name, reason)
-
-
-def _without_weight(module: nn.Module) -> str | None:
-    """Why a module has no weight to read, where one would look for it; None when it has."""
-    if parametrize.is_parametrized(module):
-        return "parametrized: its effective weight is not measured yet"
-    for held in (module._parameters, module._buffers):
-        if "weight" in held and held["weight"] is None:
-            return f"{type(module).__name__} has weight=None"
-    return None
-
-
-def _within_parametrization(layer: str) -> bool:
-    return "parametrizations" in layer.split(".")
-
-
-def _unfit(weight: Weight) -> str | None:
-    """Why a weight has no spectrum here, by its kind and shape; None when it has one."""
-    unread = unreadable(weight.parameter)
-    if unread is not None:
-        return unread
-    shape = tuple(weight.parameter.shape)
-    if len(shape) < 2:
-        return f"{type(weight.module).__name__}: a 1-D weight has no spectrum"
-    if weight.kind not in _MEASURED_KINDS or len(shape) not in (2, 4):
-        return f"{type(weight.module).__name__}: the spectrum of this kind is not measured yet"
-    if weight.attribute != "weight" and _mask(weight) is None:
-        if "weight" in weight.attribute:
-            return "parametrized: its effective weight is not measured yet"
-        return f"not the weight of {type(weight.module).__name__}, but an addition to it"
-    if weight.parameter.is_complex():
-        return "complex weights are not measured yet"
-    if number_of_eigenvalues(weight) < MIN_EVALS:
-        return f"{number_of_eigenvalues(weight)} eigenvalues, fewer than {MIN_EVALS}"
-    if min(shape[:2]) > MAX_SIDE:
-        return f"its smaller side is {min(shape[:2])}, above {MAX_SIDE}"
-    return None
-
-
-def number_of_eigenvalues(weight: Weight) -> int:
-    """M · rf of a weight [out, in] or [out, in, kh, kw], by its shape."""
-    return min(weight.parameter.shape[:2]) * math.prod(weight.parameter.shape[2:])
-
-
-def _measure(weight: Weight) -> LayerSpectrum | Skipped:
-    values, mask = whole(weight.parameter), _mask(weight)
-    if mask is not None:
-        values = values * mask
-    reason = non_finite(values)
-    if reason is not None:
-        return Skipped(weight.layer, reason)
-    return layer_spectrum(weight.layer, weight.kind, tuple(values.shape), eigenvalues(values))
-
-
-def _mask(weight: Weight) -> Tensor | None:
-    """What torch.nn.utils.prune multiplies `weight_orig` with at each forward pass."""
-    mask = getattr(weight.module, "weight_mask", None)
-    return mask if weight.attribute == "weight_orig" and isinstance(mask, Tensor) else None
-
-
-def layer_spectrum(name: str, kind: Kind, shape: tuple[int, ...], evals: Tensor) -> LayerSpectrum:
-    """The metrics of one spectrum.
-
-    Args:
-        name: Dotted path of the layer.
-        kind: Its kind.
-        shape: Of the weight, [out, in] or [out, in, kh, kw].
-        evals: Its eigenvalues, as `eigenvalues` gives them.
-    """
-    norm, largest = float(evals.sum()), float(evals.max())
-    fit = fit_power_law(evals) if largest > 0 else PowerLawFit.failed("all values are zero", 0.0)
-    log_largest = math.log10(largest) if largest > 0 else math.nan
-    larger, smaller = max(shape[:2]), min(shape[:2])
-    return LayerSpectrum(
-        name=name,
-        kind=kind,
-        N=larger,
-        M=smaller,
-        Q=larger / smaller,
-        rf=math.prod(shape[2:]),
-        num_evals=evals.numel(),
-        alpha=fit.alpha,
-        xmin=fit.xmin,
-        xmax=fit.xmax,
-        D=fit.D,
-        sigma=fit.sigma,
-        num_pl_spikes=fit.num_pl_spikes,
-        norm=norm,
-        log_norm=math.log10(norm) if norm > 0 else math.nan,
-        spectral_norm=largest,
-        log_spectral_norm=log_largest,
-        alpha_weighted=fit.alpha * log_largest,
-        log_alpha_norm=_log_alpha_norm(evals, fit.alpha),
-        stable_rank=norm / largest if largest > 0 else math.nan,
-        status=fit.status,
-        warning=fit.warning,
-    )
-
-
-def _log_alpha_norm(evals: Tensor, alpha: float) -> float:
-    """log10 Σλ^alpha, summed in the log domain, where a large alpha cannot overflow."""
-    if math.isnan(alpha):
-        return math.nan
-    return float(torch.logsumexp(alpha * evals[evals > 0].log(), 0)) / math.log(10)
+    kinds: Sequence[Kind] | None = None,
+    min_evals: int = MIN_EVALS,
+    trust: bool = False,
+) -> ShapeReport:
+    """What `analyze` would measure, without reading a value. For the arguments see there."""
+    with opened(model, trust=trust) as found:
+        selection = select(found, layers=layers, kinds=kinds, min_evals=min_evals)
+        return ShapeReport(selection.matrices, selection.skipped)

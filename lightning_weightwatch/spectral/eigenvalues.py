@@ -1,67 +1,263 @@
-"""The empirical spectral density (ESD) of a weight: the eigenvalues of WᵀW."""
+"""The eigenvalues of WᵀW: squared singular values, through the Gram matrix of the smaller side."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lightning_weightwatch.spectral.workers import Call, Work, run_one
 
-def eigenvalues(weight: Tensor) -> Tensor:
-    """Eigenvalues of WᵀW, ascending, with WeightWatcher's conventions.
+Array = NDArray[Any]
+FloatArray = NDArray[np.float64]
 
-    A matrix [out, in] gives min(out, in) of them, with no division by its size. A convolution
-    [out, in, kh, kw] is taken as kh·kw matrices [out, in], one per kernel position, whose
-    eigenvalues are pooled and, as `conv2d_norm` of WeightWatcher 0.7.7 does, halved.
+#: Below this share of the largest eigenvalue a Gram matrix in float64 tells little more than that
+#: an eigenvalue is small: the singular values themselves are computed then.
+DEFICIENT = 1e-10
+# Matrices are handed to the workers in groups of about this many multiplications ...
+_GROUP_WORK = 20_000_000
+# ... and a tall one in chunks of at least this many rows, so that no core is left idle.
+_CHUNK_ROWS = 4096
+# Numbers up to which numpy's solvers keep Python's lock.
+_UNLOCKED = 500
+_TOO_LARGE = "the squares of its values exceed the range of float64"
 
-    The Gram matrix of the smaller side and a symmetric solver, in float64: exact to about 1e-12 of
-    the largest eigenvalue, which no metric here can tell from the singular values squared.
+
+class NotFinite(ValueError):
+    """A matrix has NaN or infinite entries, or its squares exceed the range of floats."""
+
+
+def eigenvalues(matrices: Tensor, *, dtype: torch.dtype = torch.float64) -> Tensor:
+    """Eigenvalues of WᵀW (or WWᵀ, whichever is smaller), ascending, without any scaling.
+
+    Exact to about 1e-13 of the largest one. A matrix with an eigenvalue below 1e-10 of its largest
+    gets a singular value decomposition, so that ranks can be told: the square of a singular value
+    of 0 is then below 1e-27 of it.
 
     Args:
-        weight: Real and finite, 2-D or 4-D, any floating dtype, on any device.
+        matrices: [..., rows, columns], real or complex, any floating dtype, on any device.
+        dtype: `torch.float64`, or `torch.float32`, which takes half of the time, is exact to about
+            1e-6 of the largest eigenvalue and tells no ranks.
 
     Returns:
-        float64 of length `min(out, in) · kh · kw` on the CPU, none negative.
+        float64 [..., min(rows, columns)] on the CPU, none negative.
 
     Raises:
-        ValueError: For any other number of dimensions.
+        ValueError: For fewer than 2 dimensions, or entries that are NaN or infinite.
 
     Examples:
         >>> eigenvalues(torch.tensor([[3.0, 0.0], [0.0, 4.0], [0.0, 0.0]]))
         tensor([ 9., 16.], dtype=torch.float64)
     """
-    if weight.ndim not in (2, 4):
+    if matrices.ndim < 2:
         raise ValueError(
-            f"weight must have 2 or 4 dimensions, got shape {tuple(weight.shape)}; "
-            "reshape it to [out, in] first"
+            f"matrices must have 2 dimensions or more, got shape {tuple(matrices.shape)}"
         )
-    on_gpu = weight.device.type == "cuda"
-    matrices = (weight if on_gpu else weight.cpu()).detach().double()
-    if weight.ndim == 4:
-        matrices = matrices.permute(2, 3, 0, 1).flatten(0, 1)
-    if matrices.shape[-2] < matrices.shape[-1]:
-        matrices = matrices.mT
-    values = _on_gpu(matrices) if on_gpu else _on_cpu(matrices)
-    if weight.ndim == 4:
-        values = values / 2
-    return values.flatten().clamp(min=0).sort().values
+    if matrices.numel() == 0:
+        return torch.zeros(*matrices.shape[:-2], min(matrices.shape[-2:]), dtype=torch.float64)
+    stack = matrices.detach().flatten(0, -3) if matrices.ndim > 2 else matrices.detach()[None]
+    if stack.device.type == "cuda":
+        values = eigenvalues_on_device([stack], dtype)[0]
+    else:
+        with one_blas_thread():
+            values = run_one(eigenvalues_on_cpu(array_of(stack), numpy_dtype(dtype)))
+    return torch.from_numpy(values).reshape(*matrices.shape[:-2], -1)
 
 
-def _on_gpu(matrices: Tensor) -> Tensor:
-    values: Tensor = torch.linalg.eigvalsh(matrices.mT @ matrices)
-    return values.cpu()
+def one_blas_thread() -> Any:
+    """A context in which numpy's BLAS stays on the thread that calls it.
 
-
-def _on_cpu(matrices: Tensor) -> Tensor:
-    """By numpy's BLAS on one thread.
-
-    On two cores it is level with torch's; when another process wants the cores, the spinning
-    threads of a parallel solver made a matrix of 512 x 512 take seconds in place of 13 ms. The
-    limit holds for numpy's own BLAS only: torch's thread count is part of a run's bits.
+    The limit holds for numpy's own BLAS only: torch's thread count is part of a run's bits.
     """
     from threadpoolctl import threadpool_limits  # sets an environment variable when imported
 
-    array = matrices.numpy()
-    with threadpool_limits(limits=1, user_api="blas"):
-        values: NDArray[np.float64] = np.linalg.eigvalsh(array.swapaxes(-2, -1) @ array)
-    on_cpu: Tensor = torch.from_numpy(values)
-    return on_cpu
+    return threadpool_limits(limits=1, user_api="blas")
+
+
+def numpy_dtype(dtype: torch.dtype) -> type[np.floating[Any]]:
+    """The numpy type of one of the two precisions."""
+    return np.float32 if dtype == torch.float32 else np.float64
+
+
+def array_of(values: Tensor) -> Array:
+    """A tensor as a numpy array, a view where numpy knows its dtype."""
+    values = values.detach().cpu()
+    known = (torch.float16, torch.float32, torch.float64, torch.complex64, torch.complex128)
+    if values.dtype not in known:  # bfloat16, float8
+        values = values.float()
+    array: Array = values.resolve_conj().resolve_neg().numpy()
+    return array
+
+
+def eigenvalues_on_cpu(
+    stack: Sequence[Array] | Array, dtype: type[np.floating[Any]] = np.float64
+) -> Work[FloatArray]:
+    """The eigenvalues [count, M] of matrices of one shape, as work for several threads.
+
+    Yields lists of independent calls and is sent their results. How the matrices are divided
+    depends on their shape alone, and the values of each on nothing but itself.
+
+    numpy's BLAS, each call on one thread: its `A.T @ A` is a symmetric rank-k update. torch's took
+    half as long again, and its spinning threads wait for cores that another process has.
+
+    Args:
+        stack: [count, rows, columns], or a list of [rows, columns].
+        dtype: The precision, see `eigenvalues`.
+    """
+    rows, side = max(stack[0].shape), min(stack[0].shape)
+    item = np.dtype(dtype).itemsize
+    chunk = max(_CHUNK_ROWS, 2 * side)
+    if rows < 2 * chunk:
+        group = max(shared_call(side), _GROUP_WORK // (rows * side * side + 8 * side**3))
+        results = yield [
+            Call(
+                partial(_of_group, stack[start : start + group], dtype),
+                group * item * side * (rows + side),
+            )
+            for start in range(0, len(stack), group)
+        ]
+        return np.concatenate(results)
+    rows_of: list[FloatArray] = []
+    for matrix in map(upright, stack):
+        starts = range(0, rows, chunk)
+        grams = yield [
+            Call(
+                partial(_gram_of_rows, matrix[start : start + chunk], dtype),
+                item * side * (chunk + side),
+            )
+            for start in starts
+        ]
+        rows_of += yield [Call(partial(_of_grams, grams, matrix), 2 * item * side * side)]
+    return np.stack(rows_of)
+
+
+def shared_call(side: int) -> int:
+    """How many matrices one call must have at least for other threads to run beside it.
+
+    numpy's solvers let go of Python's lock only where they return more than 500 numbers.
+    """
+    return _UNLOCKED // side + 1
+
+
+def upright(matrix: Array) -> Array:
+    """A view of a matrix with its longer side as rows."""
+    return matrix if matrix.shape[0] >= matrix.shape[1] else matrix.T
+
+
+def _of_group(group: Sequence[Array] | Array, dtype: type[np.floating[Any]]) -> FloatArray:
+    matrices = [upright(matrix) for matrix in group]
+    precise = np.empty((len(matrices), *matrices[0].shape), _precision(matrices, dtype))
+    with np.errstate(all="ignore"):  # a float64 that exceeds the range of float32, a signaling NaN
+        for index, matrix in enumerate(matrices):
+            precise[index] = matrix
+    grams = _gram(precise)
+    del precise
+    return _of_gram(grams, matrices)
+
+
+def _gram_of_rows(rows: Array, dtype: type[np.floating[Any]]) -> Array:
+    return _gram(_in_precision(rows, dtype))
+
+
+def _of_grams(grams: list[Array], matrix: Array) -> FloatArray:
+    total = grams[0]
+    with np.errstate(all="ignore"):
+        for gram in grams[1:]:  # in their order: the sum does not depend on the threads
+            total += gram
+    values: FloatArray = _of_gram(total[None], [matrix])[0]
+    return values
+
+
+def _precision(matrices: Sequence[Array], dtype: type[np.floating[Any]]) -> Any:
+    is_complex = any(np.iscomplexobj(matrix) for matrix in matrices)
+    return np.result_type(dtype, np.complex64) if is_complex else np.dtype(dtype)
+
+
+def _in_precision(values: Array, dtype: type[np.floating[Any]]) -> Array:
+    with np.errstate(all="ignore"):  # a float64 that exceeds the range of float32, a signaling NaN
+        return np.ascontiguousarray(values, dtype=_precision([values], dtype))
+
+
+def _gram(matrices: Array) -> Array:
+    transposed = matrices.swapaxes(-2, -1)
+    if np.iscomplexobj(matrices):
+        transposed = transposed.conj()
+    with np.errstate(all="ignore"):  # what is not finite shows in the trace
+        product: Array = transposed @ matrices
+    return product
+
+
+def _of_gram(grams: Array, matrices: Sequence[Array]) -> FloatArray:
+    """Eigenvalues of Gram matrices, and of those that are rank-deficient anew from the matrices."""
+    traces = np.einsum("nii->n", grams).real
+    if not np.isfinite(traces).all():
+        return _of_extreme(grams, matrices)
+    values: FloatArray = np.linalg.eigvalsh(grams).astype(np.float64, copy=False)
+    np.maximum(values, 0, out=values)
+    if grams.dtype in (np.float64, np.complex128):
+        unsure = values[:, 0] < DEFICIENT * values[:, -1]
+    else:  # squares that are lost below the range of float32
+        limits = np.finfo(np.float32)
+        unsure = traces < limits.tiny / limits.eps
+    for index in np.flatnonzero(unsure).tolist():
+        values[index] = _by_singular_values(matrices[index])
+    return values
+
+
+def _of_extreme(grams: Array, matrices: Sequence[Array]) -> FloatArray:
+    """Where squares left the range of floats: in float64, unless it is the entries themselves."""
+    bad = sum(matrix.size - int(np.isfinite(matrix).sum()) for matrix in matrices)
+    if bad:
+        size = sum(matrix.size for matrix in matrices)
+        raise NotFinite(f"{bad} of {size} values are NaN or infinite")
+    if grams.dtype in (np.float64, np.complex128):
+        raise NotFinite(_TOO_LARGE)
+    return np.stack([_by_singular_values(matrix) for matrix in matrices])
+
+
+def _by_singular_values(matrix: Array) -> FloatArray:
+    singular = np.linalg.svd(_in_precision(matrix, np.float64), compute_uv=False)
+    with np.errstate(all="ignore"):
+        squares: FloatArray = singular[::-1] ** 2
+    if not np.isfinite(squares).all():
+        raise NotFinite(_TOO_LARGE)
+    return squares
+
+
+def eigenvalues_on_device(
+    stacks: Sequence[Tensor], dtype: torch.dtype = torch.float64
+) -> list[FloatArray]:
+    """The same for stacks whose matrices have one shape, in one batch, where the stacks are.
+
+    Args:
+        stacks: Each [count, rows, columns].
+        dtype: The precision, see `eigenvalues`.
+
+    Returns:
+        For each stack its eigenvalues [count, M].
+    """
+    with torch.autocast(stacks[0].device.type, enabled=False):
+        grams = torch.cat([_gram_on_device(stack, dtype) for stack in stacks])
+        if not bool(torch.isfinite(grams).all()):
+            raise NotFinite("some values are NaN or infinite, or their squares are")
+        found: FloatArray = torch.linalg.eigvalsh(grams).clamp(min=0).double().cpu().numpy()
+    if dtype == torch.float64:
+        matrices = [matrix for stack in stacks for matrix in stack]
+        for index in np.flatnonzero(found[:, 0] < DEFICIENT * found[:, -1]):
+            singular = torch.linalg.svdvals(_precise(matrices[index], dtype))
+            found[index] = singular.square().flip(0).cpu().numpy()
+    return np.split(found, np.cumsum([len(stack) for stack in stacks])[:-1])
+
+
+def _gram_on_device(stack: Tensor, dtype: torch.dtype) -> Tensor:
+    matrices = _precise(stack, dtype)
+    if matrices.shape[-2] < matrices.shape[-1]:
+        matrices = matrices.mT
+    return matrices.mH @ matrices
+
+
+def _precise(values: Tensor, dtype: torch.dtype) -> Tensor:
+    return values.to(torch.complex128 if values.is_complex() else dtype)

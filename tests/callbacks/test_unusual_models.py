@@ -96,21 +96,20 @@ def test_no_fit_ends_and_every_layer_is_measured_or_named(
     histogram, spectral, losses, *trials = callbacks
     measured = {layer.name for layer in spectral.report.layers}
     reasons = {item.name: item.reason for item in spectral.report.skipped}
-    assert measured == {"net.0", "net.2", "frozen", "bf16", "pruned", "words"}
+    gates = {f"recurrent.weight_{side}_l0.{gate}" for side in ("ih", "hh") for gate in "ifgo"}
+    assert measured == gates | {
+        "net.0", "net.2", "frozen", "bf16", "pruned", "words", "scaled", "spectral", "convolution",
+        "transposed",
+    }  # fmt: skip
     expected = {
         "criterion": "weight=None",
         "plain_norm": "weight=None",
         "tied.weight": "tied to net.2.weight",
         "empty": "empty",
         "broken": "2 of 1600 values are NaN or infinite",
-        "scaled": "parametrized",
-        "spectral": "parametrized",
-        "convolution": "Conv1d",
-        "recurrent": "LSTM",
-        "transposed": "ConvTranspose2d",
-        "bare": "not measured",
+        "bare": "3 eigenvalues",
         "lazy": "lazy",
-        "complex": "not measured",
+        "complex": "3 eigenvalues",
         "net.4": "4 eigenvalues",
     }
     for name, reason in expected.items():

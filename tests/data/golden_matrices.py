@@ -4,6 +4,10 @@ A recipe is ``{"kind": <a builder>, "seed": int, "shape": [...], **parameters}``
 works in float64 with ``numpy.random.default_rng(seed)`` and element-wise operations only (no BLAS,
 no LAPACK; norms by ``math.fsum``), so that the float32 arrays are bit-identical wherever numpy's
 streams and ``pow``, ``log``, ``exp`` agree. A matrix is [out, in], a kernel [out, in, kh, kw].
+
+``GOLDEN[name]`` holds WeightWatcher's columns by mode: ``default``, ``mp_fit``, ``randomize``
+(None where it left the layer out), ``randomize_seeds`` (mean, min and max over five seeds; None
+where it was not run) and, for kernels alone, ``nopool``: a list of rows, one a kernel position.
 """
 
 import hashlib
@@ -28,6 +32,17 @@ def build(name: str) -> NDArray[np.float32]:
     recipe = dict(GOLDEN[name]["recipe"])
     builder = _BUILDERS[recipe.pop("kind")]
     return np.ascontiguousarray(builder(**recipe).astype(np.float32))
+
+
+def spectrum(array: NDArray[Any]) -> Array:
+    """The eigenvalues that WeightWatcher fits, by LAPACK in float64.
+
+    The squared singular values of a matrix; half of those of all positions of a kernel, pooled.
+    """
+    if array.ndim == 2:
+        return np.asarray(np.linalg.svd(array.astype(float), compute_uv=False) ** 2)
+    positions = array.astype(float).transpose(2, 3, 0, 1)
+    return np.asarray(np.linalg.svd(positions, compute_uv=False).ravel() ** 2 / 2)
 
 
 def tolerance(name: str, array: NDArray[np.float32]) -> float:

@@ -24,6 +24,7 @@ from lightning_weightwatch.model.weights import (
     whole,
 )
 from lightning_weightwatch.report import Skipped
+from tests.model.zoo import Conv1D
 
 
 def weights(model: nn.Module) -> list[Weight]:
@@ -80,7 +81,8 @@ def skipped(model: nn.Module) -> list[Skipped]:
         (nn.InstanceNorm1d(3, affine=True), [("weight", "norm", 0), ("bias", "bias", 0)]),
         (nn.InstanceNorm1d(3), []),
         (nn.CrossEntropyLoss(), []),
-        (nn.Bilinear(2, 2, 3, bias=False), [("weight", "other", 0)]),
+        (nn.Bilinear(2, 2, 3, bias=False), [("weight", "bilinear", 0)]),
+        (Conv1D(3, 2), [("weight", "linear", 1), ("bias", "bias", 0)]),
         (nn.ParameterList([torch.zeros(2, 2)]), [("0", "other", 0)]),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else "",
@@ -328,3 +330,18 @@ def test_a_shared_module_is_named_at_its_second_place() -> None:
     found = list(walk(model))
     assert [item.name for item in found] == ["first.weight", "first.bias", "again"]
     assert found[-1] == Skipped("again", "the same module as first")
+
+
+def test_a_lazy_layer_that_is_called_like_that_of_gpt2_has_no_shape_to_ask_for() -> None:
+    lazy = type("Conv1D", (nn.LazyLinear,), {})(3)
+    assert [weight.kind for weight in weights(lazy)] == ["linear", "bias"]
+    assert kind_of(type("Conv1D", (nn.Conv1d,), {})(2, 3, 3)) == "conv1d"
+
+
+def test_what_is_passed_over_is_neither_given_nor_named_nor_tied_to() -> None:
+    model = TiedEnds()
+    found = list(walk(model, lambda module, name: module is model.embed and name == "weight"))
+    assert [item.name for item in found] == ["head.weight"]
+    assert isinstance(found[0], Weight)
+    model.again = model.embed
+    assert list(walk(model, lambda module, name: module is not model)) == []

@@ -1,5 +1,6 @@
-"""Eigenvalues are the squared singular values that numpy's SVD finds, kernels pooled and halved."""
+"""Eigenvalues are the squared singular values that numpy's SVD finds, whatever holds the matrix."""
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -9,57 +10,64 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_info
 from torch import Tensor, nn
 
-from lightning_weightwatch.spectral.eigenvalues import eigenvalues
+from lightning_weightwatch.spectral.eigenvalues import (
+    NotFinite,
+    array_of,
+    eigenvalues,
+    eigenvalues_on_cpu,
+    eigenvalues_on_device,
+    one_blas_thread,
+)
+from lightning_weightwatch.spectral.workers import run_all
+
+FLOATS = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
+FLOAT8 = [torch.float8_e4m3fn, torch.float8_e5m2]
+COMPLEX = [torch.complex64, torch.complex128]
+PRECISIONS = [torch.float64, torch.float32]
 
 
-def exact(weight: Tensor) -> NDArray[np.float64]:
-    """The squares of the singular values, by LAPACK's SVD in float64 and nothing else."""
-    array = weight.detach().double().numpy()
-    if array.ndim == 2:
-        squares = np.linalg.svd(array, compute_uv=False) ** 2
-    else:
-        _, _, height, width = array.shape
-        positions = [array[:, :, i, j] for i in range(height) for j in range(width)]
-        squares = np.concatenate(
-            [np.linalg.svd(slice_, compute_uv=False) ** 2 / 2 for slice_ in positions]
-        )
-    return np.sort(squares)
+def drawn(*shape: int, seed: int = 1) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def assert_equal_spectra(found: Tensor, expected: NDArray[np.float64]) -> None:
-    assert found.shape == expected.shape
-    np.testing.assert_allclose(found.numpy(), expected, rtol=0, atol=1e-12 * expected.max())
+def exact(matrices: Tensor) -> NDArray[np.float64]:
+    """The squares of the singular values, by LAPACK's SVD in double precision and nothing else."""
+    wide = torch.complex128 if matrices.is_complex() else torch.float64
+    singular = np.linalg.svd(matrices.detach().to(wide).numpy(), compute_uv=False)
+    return np.asarray(singular[..., ::-1] ** 2)
 
 
+def assert_equal_spectra(found: Tensor, expected: NDArray[np.float64], within: float) -> None:
+    assert tuple(found.shape) == expected.shape
+    np.testing.assert_allclose(found.numpy(), expected, rtol=0, atol=within * expected.max())
+
+
+@pytest.mark.parametrize("dtype", PRECISIONS)
 @pytest.mark.parametrize(
     "shape",
     [
-        (40, 40),
-        (300, 20),
-        (20, 300),
-        (1, 9),
-        (9, 1),
-        (64, 32, 3, 3),
-        (32, 64, 3, 3),
-        (32, 64, 2, 2),
-        (16, 3, 7, 7),
-        (24, 12, 1, 1),
-        (12, 1, 3, 3),
-        (6, 5, 1, 4),
+        *[(40, 40), (300, 20), (20, 300), (1, 9), (9, 1), (1, 1)],
+        *[(9, 64, 32), (2, 3, 5, 4), (3, 1, 8), (2, 8500, 5)],
+        *[(8191, 6), (8192, 6), (6, 9000), (12_289, 3)],  # tall ones are read in chunks
     ],
     ids=str,
 )
-def test_eigenvalues_are_squared_singular_values(shape: tuple[int, ...]) -> None:
-    weight = torch.randn(shape, generator=torch.Generator().manual_seed(1))
-    assert_equal_spectra(eigenvalues(weight), exact(weight))
+def test_eigenvalues_are_squared_singular_values(
+    shape: tuple[int, ...], dtype: torch.dtype
+) -> None:
+    matrices = drawn(*shape)
+    found = eigenvalues(matrices, dtype=dtype)
+    assert_equal_spectra(found, exact(matrices), 1e-12 if dtype == torch.float64 else 1e-5)
 
 
-@pytest.mark.parametrize(
-    "dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e5m2]
-)
-def test_every_floating_dtype_is_read_as_it_stands(dtype: torch.dtype) -> None:
-    weight = torch.randn(30, 20, generator=torch.Generator().manual_seed(2)).to(dtype)
-    assert_equal_spectra(eigenvalues(weight), exact(weight))
+@pytest.mark.parametrize("dtype", [*FLOATS, *FLOAT8, *COMPLEX])
+@pytest.mark.parametrize("shape", [(30, 20), (20, 30), (3, 12, 12), (8200, 4)], ids=str)
+def test_every_floating_dtype_is_read_as_it_stands(
+    dtype: torch.dtype, shape: tuple[int, ...]
+) -> None:
+    weight = drawn(*shape) + (1j * drawn(*shape, seed=2) if dtype.is_complex else 0)
+    weight = weight.to(dtype)
+    assert_equal_spectra(eigenvalues(weight), exact(weight), 1e-12)
 
 
 @pytest.mark.parametrize(
@@ -69,12 +77,14 @@ def test_every_floating_dtype_is_read_as_it_stands(dtype: torch.dtype) -> None:
         lambda w: w[::2, 1::3],
         lambda w: w[:1].expand(24, -1),
         lambda w: w.view(4, 6, 4, 9).permute(3, 1, 0, 2),
+        lambda w: torch.complex(w, w + 1).conj(),
+        lambda w: torch.complex(w, w.flip(0)).conj().imag,
     ],
-    ids=["transposed", "strided", "expanded", "permuted kernel"],
+    ids=["transposed", "strided", "expanded", "permuted kernel", "conjugated", "negated"],
 )
 def test_the_layout_in_memory_does_not_matter(view: Callable[[Tensor], Tensor]) -> None:
-    weight = view(torch.randn(24, 36, generator=torch.Generator().manual_seed(3)))
-    assert_equal_spectra(eigenvalues(weight), exact(weight))
+    weight = view(drawn(24, 36))
+    assert_equal_spectra(eigenvalues(weight), exact(weight), 1e-12)
 
 
 def test_a_known_spectrum_is_returned_exactly() -> None:
@@ -84,35 +94,125 @@ def test_a_known_spectrum_is_returned_exactly() -> None:
     assert torch.allclose(eigenvalues(weight), expected, rtol=1e-14, atol=0)
 
 
-def test_one_by_one_kernels_are_half_of_the_matrix() -> None:
-    matrix = torch.randn(12, 20, generator=torch.Generator().manual_seed(4))
-    assert torch.equal(eigenvalues(matrix[:, :, None, None]), eigenvalues(matrix) / 2)
+def test_every_matrix_of_a_stack_counts_by_itself() -> None:
+    stack = torch.stack([torch.diag(torch.tensor([1.0, 2.0, 3.0])), torch.zeros(3, 3)])
+    assert eigenvalues(stack).tolist() == [[1.0, 4.0, 9.0], [0.0, 0.0, 0.0]]
 
 
-def test_every_kernel_position_counts_by_itself() -> None:
-    kernel = torch.zeros(3, 3, 1, 2)
-    kernel[:, :, 0, 0] = torch.diag(torch.tensor([1.0, 2.0, 3.0]))
-    kernel[:, :, 0, 1] = torch.diag(torch.tensor([4.0, 5.0, 6.0]))
-    assert eigenvalues(kernel).tolist() == [0.5, 2.0, 4.5, 8.0, 12.5, 18.0]
-
-
-def test_a_rank_deficient_matrix_has_no_negative_eigenvalue() -> None:
-    thin = torch.randn(60, 3, generator=torch.Generator().manual_seed(5))
-    found = eigenvalues(thin @ thin.T)
+@pytest.mark.parametrize("shape", [(60, 60), (90, 60), (60, 90), (9000, 60)], ids=str)
+def test_a_rank_deficient_matrix_has_zeros_that_are_told_from_small_values(
+    shape: tuple[int, int],
+) -> None:
+    rows, columns = shape
+    thin = drawn(rows, 3).double() @ drawn(3, columns, seed=2).double()
+    found = eigenvalues(thin)
     assert (found >= 0).all()
-    assert int((found > 1e-9 * found.max()).sum()) == 3
+    roots = found.sqrt()
+    assert int((roots > roots.max() * max(shape) * torch.finfo(torch.float64).eps).sum()) == 3
+
+
+@pytest.mark.parametrize("shape", [(0, 4), (4, 0), (0, 3, 5), (2, 0, 4)], ids=str)
+def test_nothing_has_no_eigenvalues(shape: tuple[int, ...]) -> None:
+    assert eigenvalues(torch.zeros(shape)).shape == torch.linalg.svdvals(torch.zeros(shape)).shape
 
 
 def test_they_are_sorted_float64_on_the_cpu_without_a_graph() -> None:
-    found = eigenvalues(nn.Parameter(torch.randn(10, 6, 2, 2)))
+    found = eigenvalues(nn.Parameter(torch.randn(2, 2, 10, 6)))
     assert (found.dtype, found.device.type, found.requires_grad) == (torch.float64, "cpu", False)
     assert torch.equal(found, found.sort().values)
 
 
-@pytest.mark.parametrize("shape", [(), (4,), (4, 4, 4), (2, 2, 2, 2, 2)], ids=str)
-def test_other_shapes_are_refused_with_the_way_out(shape: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match=r"2 or 4 dimensions, got shape \(.*reshape it to"):
+@pytest.mark.parametrize("shape", [(), (4,)], ids=str)
+def test_fewer_than_two_dimensions_are_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"2 dimensions or more, got shape \("):
         eigenvalues(torch.zeros(shape))
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("dtype", [*FLOATS, *FLOAT8, *COMPLEX])
+@pytest.mark.parametrize("shape", [(30, 20), (9000, 3)], ids=str)
+def test_what_is_not_finite_is_counted(
+    shape: tuple[int, int], dtype: torch.dtype, precision: torch.dtype
+) -> None:
+    weight = drawn(*shape)
+    weight[3, 2], weight[-1, 0] = math.nan, math.nan
+    total = math.prod(shape)
+    with pytest.raises(NotFinite, match=rf"^2 of {total} values are NaN or infinite$"):
+        eigenvalues(weight.to(dtype), dtype=precision)
+    if dtype == torch.float8_e4m3fn:  # has no infinity
+        return
+    weight[3, 2], weight[-1, 0], weight[-1, 1] = math.inf, -math.inf, math.inf
+    with pytest.raises(NotFinite, match=rf"^3 of {total} values are NaN or infinite$"):
+        eigenvalues(weight.to(dtype), dtype=precision)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("shape", [(12, 8), (8200, 3)], ids=str)
+@pytest.mark.parametrize("scale", [1e-100, 1e-30, 1e-20, 1e20, 1e30, 1e100])
+def test_no_scale_of_float64_weights_is_lost(
+    scale: float, shape: tuple[int, int], precision: torch.dtype
+) -> None:
+    weight = scale * drawn(*shape).double()
+    within = 1e-12 if precision == torch.float64 else 1e-5
+    assert_equal_spectra(eigenvalues(weight, dtype=precision), exact(weight), within)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_squares_beyond_the_range_of_floats_are_named(precision: torch.dtype) -> None:
+    weight = 1e200 * drawn(12, 8).double()
+    with pytest.raises(NotFinite, match="squares of its values exceed the range of float64"):
+        eigenvalues(weight, dtype=precision)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize(
+    "shape", [(2, 30, 20), (20, 30, 30), (1, 20_000, 7), (300, 5, 60)], ids=str
+)
+def test_neither_threads_nor_memory_change_a_bit(
+    shape: tuple[int, int, int], precision: torch.dtype
+) -> None:
+    stacks = [array_of(drawn(*shape, seed=seed)) for seed in range(3)]
+    dtype = np.float32 if precision == torch.float32 else np.float64
+
+    def found(threads: int, memory: int | None) -> list[NDArray[np.float64]]:
+        with one_blas_thread():
+            works = (eigenvalues_on_cpu(stack, dtype) for stack in stacks)
+            return run_all(works, threads=threads, memory=memory)
+
+    alone = found(1, None)
+    for threads in (1, 2, 3):
+        for memory in (None, 0, 100_000):
+            np.testing.assert_array_equal(found(threads, memory), alone)
+    for stack, values in zip(stacks, alone, strict=True):
+        assert torch.equal(
+            eigenvalues(torch.from_numpy(stack), dtype=precision), torch.from_numpy(values)
+        )
+
+
+@pytest.mark.parametrize(
+    "dtype", [torch.float32, torch.bfloat16, torch.float8_e5m2, torch.complex64]
+)
+def test_on_a_device_they_are_the_same_in_one_batch(dtype: torch.dtype) -> None:
+    deficient = torch.cat([drawn(1, 12, 7), torch.zeros(1, 12, 7)])
+    stacks = [drawn(3, 12, 7).to(dtype), drawn(2, 7, 12, seed=2).to(dtype), deficient.to(dtype)]
+    stacks[2][0, :, 3] = stacks[2][0, :, 5]  # one column twice: singular
+    found = eigenvalues_on_device(stacks)
+    assert [values.shape for values in found] == [(3, 7), (2, 7), (2, 7)]
+    for values, stack in zip(found, stacks, strict=True):
+        assert_equal_spectra(torch.from_numpy(values), exact(stack), 1e-12)
+    assert found[2][0, 0] < 1e-27 * found[2][0, -1]
+
+
+def test_on_a_device_float32_is_close() -> None:
+    stack = drawn(3, 40, 30)
+    (found,) = eigenvalues_on_device([stack], torch.float32)
+    assert_equal_spectra(torch.from_numpy(found), exact(stack), 1e-5)
+
+
+def test_on_a_device_one_matrix_that_is_not_finite_is_told() -> None:
+    bad = torch.full((1, 4, 4), math.inf)
+    with pytest.raises(NotFinite):
+        eigenvalues_on_device([drawn(1, 4, 4), bad])
 
 
 def test_neither_the_weight_nor_the_generator_nor_the_threads_are_touched() -> None:

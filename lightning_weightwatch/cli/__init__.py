@@ -1,0 +1,1 @@
+"""The command line: `lightning-weightwatch analyze` and `describe`."""

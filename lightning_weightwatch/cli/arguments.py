@@ -1,0 +1,171 @@
+"""The arguments of every command. Nothing heavy is imported here: `--help` answers at once."""
+
+from argparse import ArgumentTypeError, BooleanOptionalAction, RawDescriptionHelpFormatter
+from typing import Any
+
+from jsonargparse import ArgumentParser
+
+import lightning_weightwatch
+
+_NAME = "lightning-weightwatch"
+_ANALYZE = """\
+Measure the spectrum of every layer in a file: the power-law exponent alpha of
+its eigenvalues, the distance D of that fit, norms and stable rank.
+
+FILE is a checkpoint of PyTorch or Lightning (.ckpt, .pt, .pth, .bin) or a
+.safetensors file. The code in a checkpoint is not run.
+"""
+_ANALYZE_EXAMPLES = f"""\
+examples:
+  {_NAME} analyze model.safetensors
+  {_NAME} analyze last.ckpt --layers 'encoder.*' --mp-fit
+  {_NAME} analyze last.ckpt --csv layers.csv
+  {_NAME} analyze last.ckpt --json - | jq .summary
+"""
+_DESCRIBE = """\
+List the layers that `analyze` would measure, by name and shape alone. No
+weight is read, so that it takes no time, however large the file.
+"""
+
+
+def command_parser() -> ArgumentParser:
+    """The parser; wrong arguments raise `argparse.ArgumentError`."""
+    version = getattr(lightning_weightwatch, "__version__", "(not installed)")
+    parser = _parser("What training did to the weights in a file.", version=version)
+    commands = parser.add_subcommands(
+        dest="command", metavar="COMMAND", title="commands", description=None
+    )
+    analyze = _parser(_ANALYZE, epilog=_ANALYZE_EXAMPLES)
+    _add_file(analyze)
+    _add_selection(analyze)
+    _add_measurement(analyze)
+    _add_output(analyze)
+    commands.add_subcommand("analyze", analyze, help="the spectra of the layers in a file")
+    describe = _parser(_DESCRIBE)
+    _add_file(describe)
+    _add_selection(describe)
+    _add_output(describe)
+    commands.add_subcommand("describe", describe, help="what analyze would measure, by shape alone")
+    for name, command in (("analyze", analyze), ("describe", describe)):
+        command.usage = f"{_NAME} {name} FILE [options]"
+    return parser
+
+
+def _parser(description: str, **settings: Any) -> ArgumentParser:
+    return ArgumentParser(
+        prog=_NAME,
+        description=description,
+        formatter_class=RawDescriptionHelpFormatter,
+        exit_on_error=False,
+        allow_abbrev=False,
+        default_env=False,
+        **settings,
+    )
+
+
+def _add_file(parser: ArgumentParser) -> None:
+    parser.add_argument("file", type=str, metavar="FILE", help="the file with the weights")
+    parser.add_argument(
+        "--trust",
+        action="store_true",
+        help="let the code in a pickled checkpoint run: only for files whose origin you trust",
+    )
+
+
+def _add_selection(parser: ArgumentParser) -> None:
+    group = parser.add_argument_group("which layers")
+    group.add_argument(
+        "--layers",
+        nargs="+",
+        type=str,
+        metavar="PATTERN",
+        help="only these: names or shell patterns, such as 'encoder.*'",
+    )
+    group.add_argument(
+        "--kinds",
+        nargs="+",
+        type=str,
+        metavar="KIND",
+        help="only these kinds: linear, embedding, conv1d, conv2d, conv3d, attention, rnn, ...",
+    )
+    group.add_argument(
+        "--min-evals",
+        type=_integer_from_1,
+        default=8,
+        metavar="N",
+        help="leave out layers with fewer than N eigenvalues (default: 8)",
+    )
+
+
+def _add_measurement(parser: ArgumentParser) -> None:
+    group = parser.add_argument_group("how to measure")
+    group.add_argument(
+        "--mp-fit",
+        action="store_true",
+        help="also fit the Marchenko-Pastur bulk: spikes beyond it, soft rank",
+    )
+    group.add_argument(
+        "--randomize",
+        action="store_true",
+        help="also compare with the weights shuffled; takes several times as long",
+    )
+    group.add_argument(
+        "--pool",
+        action=BooleanOptionalAction,
+        default=True,
+        help="one row for all kernel positions of a convolution (default), or a row for each",
+    )
+    group.add_argument(
+        "--convention",
+        choices=["weightwatcher", "plain"],
+        default="weightwatcher",
+        help="the numbers of WeightWatcher 0.7.7 (default), or eigenvalues of convolutions not"
+        " halved and floors relative to the largest one",
+    )
+    group.add_argument(
+        "--dtype",
+        choices=["float64", "float32"],
+        default="float64",
+        help="float32 is faster, alpha then within about 1e-3 (default: float64)",
+    )
+    group.add_argument(
+        "--device",
+        type=str,
+        metavar="DEVICE",
+        help="where to compute, such as cuda (default: the CPU)",
+    )
+    group.add_argument(
+        "--seed",
+        type=_integer_from_0,
+        default=0,
+        metavar="N",
+        help="of the shuffles of --randomize (default: 0)",
+    )
+
+
+def _add_output(parser: ArgumentParser) -> None:
+    group = parser.add_argument_group("where the numbers go, besides the table")
+    group.add_argument(
+        "--json", type=str, metavar="F", help="all of them as JSON to the file F; - for stdout"
+    )
+    group.add_argument(
+        "--csv", type=str, metavar="F", help="a row for each layer to the file F; - for stdout"
+    )
+
+
+def _integer_from_0(text: Any) -> int:
+    return _integer(text, 0)
+
+
+def _integer_from_1(text: Any) -> int:
+    return _integer(text, 1)
+
+
+def _integer(text: Any, least: int) -> int:
+    try:
+        number = int(text)
+    except ValueError:
+        number = least - 1
+    if number < least:
+        raise ArgumentTypeError(f"must be an integer of {least} or more, got {text!r}")
+    return number
