@@ -146,16 +146,15 @@ def beside_the_floor(models: dict[str, nn.Module], rounds: int) -> Table:
     for column in ("model", "bare calls", "seconds", "ratio"):
         table.add_column(column, justify="left" if column in ("model", "bare calls") else "right")
     for name, model in models.items():
-        floors = bare_calls(model)
-        times: dict[str, list[float]] = {set_up: [] for set_up in floors}
-        ours = []
-        for _ in range(rounds + 1):  # the first warms up
-            for set_up, call in floors.items():
-                times[set_up].append(seconds_of(call))
-            ours.append(seconds_of(lambda: analyze(model)))  # noqa: B023 - called at once
-        for set_up, taken in times.items():
-            ratio = statistics.median(o / t for o, t in zip(ours[1:], taken[1:], strict=True))
-            table.add_row(name, set_up, f"{statistics.median(taken[1:]):.2f}", f"{ratio:.2f}")
+        for set_up, call in bare_calls(model).items():
+            # Pairs of one set-up only: BLAS threads go on spinning for a while after a call.
+            times = [
+                (seconds_of(call), seconds_of(lambda: analyze(model)))  # noqa: B023 - called here
+                for _ in range(rounds + 1)
+            ][1:]  # the first warms up
+            ratio = statistics.median(ours / bare for bare, ours in times)
+            seconds = statistics.median(bare for bare, _ in times)
+            table.add_row(name, set_up, f"{seconds:.2f}", f"{ratio:.2f}")
     return table
 
 

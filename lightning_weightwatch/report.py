@@ -1,7 +1,7 @@
 """The one shape that every capability returns: what was measured, and what was left out and why."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 
@@ -13,10 +13,12 @@ class Skipped:
         name: Dotted path of the module or parameter, as `named_modules` or `named_parameters`
             gives it, without the wrappers that `torch.compile` and FSDP put in.
         reason: Why, in words that make sense after "left out: ".
+        kind: The kind of its layer, where that is known; it does not count in comparisons.
     """
 
     name: str
     reason: str
+    kind: str | None = field(default=None, compare=False, repr=False)
 
 
 class Report(Protocol):

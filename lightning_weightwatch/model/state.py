@@ -158,11 +158,12 @@ def _effective(
     reason = next((reason for info in infos.values() if (reason := _unreadable(info))), None)
     if reason is not None:
         odd = any(info.unreadable is not None for info in infos.values())
-        return Skipped(shown, reason) if odd or len(shape) > 1 else None  # no counters, no flags
+        named = odd or len(shape) > 1  # no counters, no flags
+        return Skipped(shown, reason, kind) if named else None
     compute = _RECIPES.get(frozenset(factors))
     pair = [infos[role].shape for role in ("original0", "original1") if role in infos]
     if compute is None or (len(pair) == 2 and not _are_norms(*pair)):
-        return Skipped(shown, "parametrized in a way that its tensors alone do not tell")
+        return Skipped(shown, "parametrized in a way that its tensors alone do not tell", kind)
     parts: tuple[str, ...] = ()
     if weight == "in_proj_weight":
         parts = ("q", "k", "v")

@@ -60,8 +60,8 @@ def analyze(
     parametrization or a pruning mask, is measured as computed. All else is named in `skipped`.
 
     The model is only read. On a CPU the matrices are spread over `torch.get_num_threads()` threads
-    with one BLAS thread each; the numbers do not depend on how many. With sharded parameters
-    (DTensor) this is a collective: call it on every rank.
+    with one BLAS thread each; what is computed here does not depend on how many. With sharded
+    parameters (DTensor) this is a collective: call it on every rank.
 
     Args:
         model: A module in any mode; or a state dict; or the path of a file: `.safetensors`, or

@@ -21,6 +21,9 @@ DEFICIENT = 1e-10
 _GROUP_WORK = 20_000_000
 # ... and a tall one in chunks of at least this many rows, so that no core is left idle.
 _CHUNK_ROWS = 4096
+# What is copied at a time out of interleaved matrices, to stay in a cache; so often in a call.
+_CACHED_BYTES = 1 << 19
+_CACHED_PER_CALL = 16
 # Numbers up to which numpy's solvers keep Python's lock.
 _UNLOCKED = 500
 _TOO_LARGE = "the squares of its values exceed the range of float64"
@@ -107,31 +110,55 @@ def eigenvalues_on_cpu(
         stack: [count, rows, columns], or a list of [rows, columns].
         dtype: The precision, see `eigenvalues`.
     """
-    rows, side = max(stack[0].shape), min(stack[0].shape)
+    length, side = max(stack[0].shape), min(stack[0].shape)
     item = np.dtype(dtype).itemsize
     chunk = max(_CHUNK_ROWS, 2 * side)
-    if rows < 2 * chunk:
-        group = max(shared_call(side), _GROUP_WORK // (rows * side * side + 8 * side**3))
+    if length < 2 * chunk:
+        stack = yield from _without_gaps(stack)
+        group = max(shared_call(side), _GROUP_WORK // (length * side * side + 8 * side**3))
         results = yield [
             Call(
                 partial(_of_group, stack[start : start + group], dtype),
-                group * item * side * (rows + side),
+                group * item * side * (length + side),
             )
             for start in range(0, len(stack), group)
         ]
         return np.concatenate(results)
-    rows_of: list[FloatArray] = []
-    for matrix in map(upright, stack):
-        starts = range(0, rows, chunk)
+    values: list[FloatArray] = []
+    for matrix in stack:
+        upright = matrix if matrix.shape[0] == length else matrix.T
         grams = yield [
             Call(
-                partial(_gram_of_rows, matrix[start : start + chunk], dtype),
+                partial(_gram_of_rows, upright[start : start + chunk], dtype),
                 item * side * (chunk + side),
             )
-            for start in starts
+            for start in range(0, length, chunk)
         ]
-        rows_of += yield [Call(partial(_of_grams, grams, matrix), 2 * item * side * side)]
-    return np.stack(rows_of)
+        values += yield [Call(partial(_of_grams, grams, matrix), 2 * item * side * side)]
+    return np.stack(values)
+
+
+def _without_gaps(stack: Sequence[Array] | Array) -> Work[Sequence[Array] | Array]:
+    """The matrices one after the other: kernel positions lie interleaved in a convolution.
+
+    Rows of all matrices are copied together, as many as a cache holds, so that each line of the
+    weight is fetched from memory once, not once for each position.
+    """
+    if not isinstance(stack, np.ndarray) or stack.itemsize in stack.strides[1:]:
+        return stack
+    result = np.empty(stack.shape, stack.dtype)
+    rows = max(1, _CACHED_BYTES * stack.shape[1] // max(stack.nbytes, 1))
+    yield [
+        Call(partial(_copy_rows, stack, result, start, start + _CACHED_PER_CALL * rows, rows))
+        for start in range(0, stack.shape[1], _CACHED_PER_CALL * rows)
+    ]
+    return result
+
+
+def _copy_rows(stack: Array, into: Array, start: int, stop: int, step: int) -> None:
+    for row in range(start, min(stop, stack.shape[1]), step):
+        block = slice(row, min(row + step, stop))
+        into[:, block] = stack[:, block]
 
 
 def shared_call(side: int) -> int:
@@ -142,24 +169,23 @@ def shared_call(side: int) -> int:
     return _UNLOCKED // side + 1
 
 
-def upright(matrix: Array) -> Array:
-    """A view of a matrix with its longer side as rows."""
-    return matrix if matrix.shape[0] >= matrix.shape[1] else matrix.T
-
-
 def _of_group(group: Sequence[Array] | Array, dtype: type[np.floating[Any]]) -> FloatArray:
-    matrices = [upright(matrix) for matrix in group]
-    precise = np.empty((len(matrices), *matrices[0].shape), _precision(matrices, dtype))
+    precise = np.empty((len(group), *_rows_first(group[0]).shape), _precision(group, dtype))
     with np.errstate(all="ignore"):  # a float64 that exceeds the range of float32, a signaling NaN
-        for index, matrix in enumerate(matrices):
-            precise[index] = matrix
-    grams = _gram(precise)
+        for into, matrix in zip(precise, group, strict=True):
+            into[...] = matrix if matrix.shape == into.shape else matrix.T
+    grams = _gram(precise, wide=precise.shape[1] < precise.shape[2])
     del precise
-    return _of_gram(grams, matrices)
+    return _of_gram(grams, group)
+
+
+def _rows_first(matrix: Array) -> Array:
+    """The matrix or its transpose, whichever has its rows in one piece."""
+    return matrix if matrix.strides[1] <= matrix.strides[0] else matrix.T
 
 
 def _gram_of_rows(rows: Array, dtype: type[np.floating[Any]]) -> Array:
-    return _gram(_in_precision(rows, dtype))
+    return _gram(_in_precision(rows, dtype), wide=False)
 
 
 def _of_grams(grams: list[Array], matrix: Array) -> FloatArray:
@@ -171,7 +197,7 @@ def _of_grams(grams: list[Array], matrix: Array) -> FloatArray:
     return values
 
 
-def _precision(matrices: Sequence[Array], dtype: type[np.floating[Any]]) -> Any:
+def _precision(matrices: Sequence[Array] | Array, dtype: type[np.floating[Any]]) -> Any:
     is_complex = any(np.iscomplexobj(matrix) for matrix in matrices)
     return np.result_type(dtype, np.complex64) if is_complex else np.dtype(dtype)
 
@@ -181,16 +207,17 @@ def _in_precision(values: Array, dtype: type[np.floating[Any]]) -> Array:
         return np.ascontiguousarray(values, dtype=_precision([values], dtype))
 
 
-def _gram(matrices: Array) -> Array:
-    transposed = matrices.swapaxes(-2, -1)
+def _gram(matrices: Array, *, wide: bool) -> Array:
+    """The Gram matrix AᵀA of each, or AAᵀ, which is the smaller one where they are wide."""
+    others = matrices.swapaxes(-2, -1)
     if np.iscomplexobj(matrices):
-        transposed = transposed.conj()
+        others = others.conj()
     with np.errstate(all="ignore"):  # what is not finite shows in the trace
-        product: Array = transposed @ matrices
+        product: Array = matrices @ others if wide else others @ matrices
     return product
 
 
-def _of_gram(grams: Array, matrices: Sequence[Array]) -> FloatArray:
+def _of_gram(grams: Array, matrices: Sequence[Array] | Array) -> FloatArray:
     """Eigenvalues of Gram matrices, and of those that are rank-deficient anew from the matrices."""
     traces = np.einsum("nii->n", grams).real
     if not np.isfinite(traces).all():
@@ -207,7 +234,7 @@ def _of_gram(grams: Array, matrices: Sequence[Array]) -> FloatArray:
     return values
 
 
-def _of_extreme(grams: Array, matrices: Sequence[Array]) -> FloatArray:
+def _of_extreme(grams: Array, matrices: Sequence[Array] | Array) -> FloatArray:
     """Where squares left the range of floats: in float64, unless it is the entries themselves."""
     bad = sum(matrix.size - int(np.isfinite(matrix).sum()) for matrix in matrices)
     if bad:

@@ -21,7 +21,6 @@ from lightning_weightwatch.spectral.eigenvalues import (
     eigenvalues_on_device,
     numpy_dtype,
     shared_call,
-    upright,
 )
 from lightning_weightwatch.spectral.layer import LayerSpectrum, layer_spectrum
 from lightning_weightwatch.spectral.marchenko_pastur import fit_marchenko_pastur
@@ -100,12 +99,14 @@ def measure(
     rows: dict[int, Rows] = {}
     values: dict[int, Tensor] = {}
     for index, (weight, parts) in enumerate(batch):
-        found = _values(weight, settings)
-        if isinstance(found, str):
-            rows[index] = tuple(Skipped(part.name, found) for part in parts)
+        try:
+            found = _values(weight, settings)
+            asked = _asked(weight, parts, settings)
+            rows_before = known.find(weight, found, asked) if known is not None else None
+        except Exception as error:  # whatever a tensor subclass or a parametrization raises
+            reason = f"cannot be read: {error}"
+            rows[index] = tuple(Skipped(part.name, reason) for part in parts)
             continue
-        asked = _asked(weight, parts, settings)
-        rows_before = known.find(weight, found, asked) if known is not None else None
         if rows_before is not None:
             rows[index] = rows_before
         else:
@@ -141,17 +142,14 @@ def _asked(weight: EffectiveWeight, parts: tuple[Matrices, ...], settings: Setti
     return settings, weight.kind, weight.layer_id, tuple(part.name for part in parts)
 
 
-def _values(weight: EffectiveWeight, settings: Settings) -> Tensor | str:
-    """The whole weight where it is to be measured, or why it cannot be read."""
-    try:
-        values = weight.read().detach()
-        if tuple(values.shape) != weight.shape:
-            return f"cannot be read: it has the shape {tuple(values.shape)}, not {weight.shape}"
-        if settings.device is not None:
-            values = values.to(settings.device)
-        return values if values.device.type == "cuda" else values.cpu()
-    except Exception as error:  # whatever a tensor subclass or a parametrization raises
-        return f"cannot be read: {error}"
+def _values(weight: EffectiveWeight, settings: Settings) -> Tensor:
+    """The whole weight where it is to be measured."""
+    values = weight.read().detach()
+    if tuple(values.shape) != weight.shape:
+        raise ValueError(f"it has the shape {tuple(values.shape)}, not {weight.shape}")
+    if settings.device is not None:
+        values = values.to(settings.device)
+    return values if values.device.type == "cuda" else values.cpu()
 
 
 def _spectra(stacks: list[Tensor], settings: Settings) -> Work[list[FloatArray | Exception]]:
@@ -180,7 +178,7 @@ def _eigenvalues(stacks: list[Tensor], settings: Settings) -> Work[list[FloatArr
     arrays = [array_of(stack) for stack in stacks]
     matrices: Sequence[Array] | Array = arrays[0]
     if len(arrays) > 1:
-        matrices = [upright(matrix) for array in arrays for matrix in array]
+        matrices = [matrix for array in arrays for matrix in array]
     values = yield from eigenvalues_on_cpu(matrices, numpy_dtype(settings.dtype))
     return np.split(values, np.cumsum([len(stack) for stack in stacks])[:-1])
 

@@ -94,7 +94,8 @@ def select(
     for item in found:
         if isinstance(item, Skipped):
             owner = item.name.rpartition(".")[0]
-            if kinds is None and (matches(item.name, layers) or matches(owner, layers)):
+            of_kind = kinds is None or item.kind in kinds
+            if of_kind and (matches(item.name, layers) or matches(owner, layers)):
                 skipped[item] = None
             continue
         if kinds is not None and item.kind not in kinds:

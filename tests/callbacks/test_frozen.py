@@ -16,6 +16,7 @@ from tests.callbacks.fits import Perceptron, train_loader, trainer, val_loader
 def measured(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """How often the metrics of each layer were computed."""
     counts: Counter[str] = Counter()
+
     def counting(values: Any, *, name: str, **others: Any) -> Any:
         counts[name] += 1
         return layer_spectrum(values, name=name, **others)

@@ -304,3 +304,10 @@ def test_describe_counts_the_parameters_that_are_measured() -> None:
     assert sizes["conv"] == 16 * 16 * 9
     assert sizes["lstm.weight_ih_l0.i"] == 8 * 16
     assert describe(Network()).summary()["num_params"] == sum(sizes.values())
+
+
+def test_a_kind_that_is_asked_for_and_cannot_be_read_is_named() -> None:
+    unread = nn.Sequential(nn.Linear(9, 9, device="meta"), nn.Conv2d(9, 9, 3), nn.LayerNorm(9))
+    report = analyze(unread, kinds=["linear"])
+    assert report.skipped == (Skipped("0", "on the meta device: it has no values"),)
+    assert [skip.name for skip in analyze(unread, kinds=["conv2d"]).skipped] == []
