@@ -7,14 +7,9 @@ import stat
 from pathlib import Path
 
 from lightning_weightwatch.files.pickles import open_pickle
+from lightning_weightwatch.files.printable import in_one_line
 from lightning_weightwatch.files.safetensors import open_safetensors
-from lightning_weightwatch.files.weight_file import (
-    BadFile,
-    TensorInfo,
-    WeightFile,
-    as_path,
-    in_one_line,
-)
+from lightning_weightwatch.files.weight_file import BadFile, TensorInfo, WeightFile, as_path
 
 __all__ = ["BadFile", "TensorInfo", "WeightFile", "open_weights"]
 

@@ -10,6 +10,8 @@ from rich.cells import cell_len
 from rich.table import Table
 from rich.text import Text
 
+from lightning_weightwatch.files.printable import printable
+
 Row = TypeVar("Row")
 
 #: TensorBoard shows a text in a scroll box of 500 px.
@@ -57,10 +59,7 @@ def one_line(text: str) -> str:
     >>> print(one_line("a\nb \x1b[31m \u202e é"))
     a b \x1b[31m \u202e é
     """
-    return "".join(
-        character if character.isprintable() else character.encode("unicode_escape").decode()
-        for character in re.sub(r"\s*[\r\n]+\s*", " ", text)
-    )
+    return printable(re.sub(r"\s*[\r\n]+\s*", " ", text))
 
 
 def terminal_table(
