@@ -11,7 +11,7 @@ from lightning_weightwatch.model.matrices import Matrices
 from lightning_weightwatch.model.weights import Kind
 from lightning_weightwatch.report import Skipped
 from lightning_weightwatch.spectral.convention import CONVENTIONS, ConventionName
-from lightning_weightwatch.spectral.eigenvalues import one_blas_thread
+from lightning_weightwatch.spectral.eigenvalues import NUMPY_DTYPES, one_blas_thread
 from lightning_weightwatch.spectral.layer import LayerSpectrum
 from lightning_weightwatch.spectral.measurement import Settings, batches, measure, work_of
 from lightning_weightwatch.spectral.report import SpectralReport
@@ -26,10 +26,8 @@ from lightning_weightwatch.spectral.selection import (
 from lightning_weightwatch.spectral.unchanged import KnownSpectra
 from lightning_weightwatch.spectral.workers import run_all
 
-# What may be in memory at once, as multiples of the largest layer in float64: less where the
-# layers are copies (out of files, shards and parametrizations) that several threads hold.
-_MEMORY_OF_VIEWS = 4
-_MEMORY_OF_COPIES = 3
+# What may be in memory at once, as multiples of the largest layer in float64.
+_MEMORY = 4
 # A model of small layers may take this much all the same: it is less than what torch itself takes.
 _LEAST_MEMORY = 1 << 25
 
@@ -123,11 +121,12 @@ def _measured(
         if progress is not None:
             progress(spent / sum(costs))
 
+    threads = torch.get_num_threads()
     with one_blas_thread():
         results = run_all(
             (measure(group, settings, known) for group in groups),
-            threads=torch.get_num_threads(),
-            memory=_memory(selection),
+            threads=threads,
+            memory=_memory(selection, threads),
             on_done=on_done,
         )
     in_order = sorted(
@@ -136,11 +135,19 @@ def _measured(
     return [row for _, rows in in_order for row in rows]
 
 
-def _memory(selection: Selection) -> int:
+def _memory(selection: Selection, threads: int) -> int:
+    """Bytes that the calls may take at once, beside the weights that are held meanwhile.
+
+    Weights out of files, shards and parametrizations are copies, and so are those in a dtype that
+    numpy does not know: each thread holds one, in half of the bytes of float64.
+    """
     sizes = [8 * part.count * part.N * part.M for part in selection.matrices]
-    views = all(weight.parameter is not None for weight, _ in selection.weights)
-    largest = max(sizes, default=0) * (_MEMORY_OF_VIEWS if views else _MEMORY_OF_COPIES)
-    return max(largest, _LEAST_MEMORY)
+    views = all(
+        weight.parameter is not None and weight.parameter.dtype in NUMPY_DTYPES
+        for weight, _ in selection.weights
+    )
+    multiple = _MEMORY if views else max(_MEMORY - (threads + 1) / 2, 2)
+    return max(int(max(sizes, default=0) * multiple), _LEAST_MEMORY)
 
 
 def _device(device: str | torch.device | None) -> torch.device | None:

@@ -17,6 +17,8 @@ FloatArray = NDArray[np.float64]
 #: Below this share of the largest eigenvalue a Gram matrix in float64 tells little more than that
 #: an eigenvalue is small: the singular values themselves are computed then.
 DEFICIENT = 1e-10
+#: Of weights that numpy reads where they lie; of others it is given a copy.
+NUMPY_DTYPES = (torch.float16, torch.float32, torch.float64, torch.complex64, torch.complex128)
 # Matrices are handed to the workers in groups of about this many multiplications ...
 _GROUP_WORK = 20_000_000
 # ... and a tall one in chunks of at least this many rows, so that no core is left idle.
@@ -88,8 +90,7 @@ def numpy_dtype(dtype: torch.dtype) -> type[np.floating[Any]]:
 def array_of(values: Tensor) -> Array:
     """A tensor as a numpy array, a view where numpy knows its dtype."""
     values = values.detach().cpu()
-    known = (torch.float16, torch.float32, torch.float64, torch.complex64, torch.complex128)
-    if values.dtype not in known:  # bfloat16, float8
+    if values.dtype not in NUMPY_DTYPES:  # bfloat16, float8
         values = values.float()
     array: Array = values.resolve_conj().resolve_neg().numpy()
     return array
@@ -172,11 +173,13 @@ def shared_call(side: int) -> int:
 def _of_group(group: Sequence[Array] | Array, dtype: type[np.floating[Any]]) -> FloatArray:
     precise = np.empty((len(group), *_rows_first(group[0]).shape), _precision(group, dtype))
     with np.errstate(all="ignore"):  # a float64 that exceeds the range of float32, a signaling NaN
-        for into, matrix in zip(precise, group, strict=True):
-            into[...] = matrix if matrix.shape == into.shape else matrix.T
+        for index, matrix in enumerate(group):
+            precise[index] = matrix if matrix.shape == precise.shape[1:] else matrix.T
     grams = _gram(precise, wide=precise.shape[1] < precise.shape[2])
     del precise
-    return _of_gram(grams, group)
+    values, unsure = _of_gram(grams)
+    del grams
+    return _completed(values, unsure, group)
 
 
 def _rows_first(matrix: Array) -> Array:
@@ -193,8 +196,8 @@ def _of_grams(grams: list[Array], matrix: Array) -> FloatArray:
     with np.errstate(all="ignore"):
         for gram in grams[1:]:  # in their order: the sum does not depend on the threads
             total += gram
-    values: FloatArray = _of_gram(total[None], [matrix])[0]
-    return values
+    completed: FloatArray = _completed(*_of_gram(total[None]), [matrix])[0]
+    return completed
 
 
 def _precision(matrices: Sequence[Array] | Array, dtype: type[np.floating[Any]]) -> Any:
@@ -217,32 +220,38 @@ def _gram(matrices: Array, *, wide: bool) -> Array:
     return product
 
 
-def _of_gram(grams: Array, matrices: Sequence[Array] | Array) -> FloatArray:
-    """Eigenvalues of Gram matrices, and of those that are rank-deficient anew from the matrices."""
+def _of_gram(grams: Array) -> tuple[FloatArray, NDArray[np.bool_]]:
+    """The eigenvalues of Gram matrices, and of which ones they tell too little.
+
+    That is of rank-deficient ones, and of those whose squares left the range of floats: NaN then.
+    """
     traces = np.einsum("nii->n", grams).real
     if not np.isfinite(traces).all():
-        return _of_extreme(grams, matrices)
+        return np.full(grams.shape[:2], np.nan), np.ones(len(grams), dtype=bool)
     values: FloatArray = np.linalg.eigvalsh(grams).astype(np.float64, copy=False)
     np.maximum(values, 0, out=values)
     if grams.dtype in (np.float64, np.complex128):
-        unsure = values[:, 0] < DEFICIENT * values[:, -1]
-    else:  # squares that are lost below the range of float32
-        limits = np.finfo(np.float32)
-        unsure = traces < limits.tiny / limits.eps
+        return values, values[:, 0] < DEFICIENT * values[:, -1]
+    limits = np.finfo(np.float32)
+    return values, traces < limits.tiny / limits.eps
+
+
+def _completed(
+    values: FloatArray, unsure: NDArray[np.bool_], matrices: Sequence[Array] | Array
+) -> FloatArray:
+    """With the squared singular values of the matrices that their Gram matrix told too little of.
+
+    Raises:
+        NotFinite: If these have NaN or infinite entries, or their squares leave float64 too.
+    """
+    if np.isnan(values).any():
+        bad = sum(matrix.size - int(np.isfinite(matrix).sum()) for matrix in matrices)
+        if bad:
+            size = sum(matrix.size for matrix in matrices)
+            raise NotFinite(f"{bad} of {size} values are NaN or infinite")
     for index in np.flatnonzero(unsure).tolist():
         values[index] = _by_singular_values(matrices[index])
     return values
-
-
-def _of_extreme(grams: Array, matrices: Sequence[Array] | Array) -> FloatArray:
-    """Where squares left the range of floats: in float64, unless it is the entries themselves."""
-    bad = sum(matrix.size - int(np.isfinite(matrix).sum()) for matrix in matrices)
-    if bad:
-        size = sum(matrix.size for matrix in matrices)
-        raise NotFinite(f"{bad} of {size} values are NaN or infinite")
-    if grams.dtype in (np.float64, np.complex128):
-        raise NotFinite(_TOO_LARGE)
-    return np.stack([_by_singular_values(matrix) for matrix in matrices])
 
 
 def _by_singular_values(matrix: Array) -> FloatArray:
