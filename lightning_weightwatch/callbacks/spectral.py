@@ -9,6 +9,7 @@ from lightning_weightwatch.callbacks.monitor import EpochMonitor
 from lightning_weightwatch.callbacks.patterns import check_matches, checked_patterns
 from lightning_weightwatch.callbacks.publish import log_scalars
 from lightning_weightwatch.model.effective import effective_weights
+from lightning_weightwatch.model.weights import matches
 from lightning_weightwatch.report import Report
 from lightning_weightwatch.spectral.analysis import analyze
 from lightning_weightwatch.spectral.report import SpectralReport
@@ -41,9 +42,10 @@ class SpectralMonitor(EpochMonitor):
     | `weightwatch/undertrained_share`  | share of layers with alpha > 6 (alarm)                 |
     | `weightwatch/alpha_distance`      | distance of the mean alpha from [2, 6] (alarm)         |
 
-    Only layers with at least `summary_min_evals` eigenvalues and a fit count in these. Do not
-    compare models of different depth by the means. The last two of these alarms can be above 0
-    while layers have learnt little: at the beginning of a healthy run.
+    Only layers with at least `summary_min_evals` eigenvalues count in these, and, but for
+    `log_norm_mean`, only those with a fit. Do not compare models of different depth by the means.
+    The last two of these alarms can be above 0 while layers have learnt little: at the beginning
+    of a healthy run.
 
     Logged, but not to be monitored: `weightwatch-alpha/007_encoder.0` and
     `weightwatch-log_norm/007_encoder.0` for each layer (up to 64 layers), and
@@ -115,7 +117,8 @@ class SpectralMonitor(EpochMonitor):
         """
         found = effective_weights(pl_module)
         names = [getattr(item, "layer", item.name) for item in found]
-        check_matches("layers", self.layers, list(dict.fromkeys(names)))
+        by_layer = [p for p in self.layers or () if not any(matches(i.name, [p]) for i in found)]
+        check_matches("layers", by_layer, list(dict.fromkeys(names)))
         if not self.watched(trainer, alarms=True):
             return
         selection = select(found, layers=self.layers)

@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,7 +18,7 @@ from lightning_weightwatch.cli.refusal import Refusal
 from lightning_weightwatch.files.checkpoint import BadFile
 from lightning_weightwatch.report import Report
 from lightning_weightwatch.spectral.analysis import analyze, describe
-from lightning_weightwatch.spectral.selection import opened, select
+from lightning_weightwatch.spectral.selection import Weights, opened, select
 from lightning_weightwatch.views.records import csv_text, json_text
 from lightning_weightwatch.views.spectra import shape_view, spectral_view
 from lightning_weightwatch.views.tables import one_line
@@ -36,10 +36,8 @@ def run_analyze(options: Namespace) -> None:
     arguments = _arguments(options)
     arguments["dtype"] = getattr(torch, options.dtype)
     _check(options, lambda: analyze(nn.Module(), **arguments))
-    with _reading(options.file):
-        _check_patterns(options)
-        with _progress() as progress:
-            report = analyze(options.file, **arguments, progress=progress)
+    with _reading(options) as weights, _progress() as progress:
+        report = analyze(weights, **arguments, progress=progress)
     _publish(options, report, lambda width: spectral_view(report, options.file, width))
 
 
@@ -51,9 +49,8 @@ def run_describe(options: Namespace) -> None:
     """
     arguments = _arguments(options)
     _check(options, lambda: describe(nn.Module(), **arguments))
-    with _reading(options.file):
-        _check_patterns(options)
-        report = describe(options.file, **arguments)
+    with _reading(options) as weights:
+        report = describe(weights, **arguments)
     _publish(options, report, lambda width: shape_view(report, options.file, width))
 
 
@@ -78,9 +75,17 @@ def _check(options: Namespace, on_no_layers: Callable[[], object]) -> None:
 
 
 @contextmanager
-def _reading(file: str) -> Iterator[None]:
+def _reading(options: Namespace) -> Iterator[Weights]:
+    """The weights of the file, open within the block.
+
+    Raises:
+        Refusal: If it cannot be read, or a pattern fits no layer in it.
+    """
+    file = options.file
     try:
-        yield
+        with opened(file, trust=options.trust) as weights:
+            _check_patterns(options.layers or (), weights)
+            yield weights
     except BadFile as error:
         raise Refusal(str(error)) from error
     except MemoryError as error:
@@ -89,16 +94,13 @@ def _reading(file: str) -> Iterator[None]:
         raise Refusal(f"{file}: cannot be read ({error.strerror or error})") from error
 
 
-def _check_patterns(options: Namespace) -> None:
+def _check_patterns(patterns: Sequence[str], weights: Weights) -> None:
     """Refuse a pattern that fits no layer: a typing error would look like an empty file."""
-    if options.layers is None:
-        return
-    with opened(options.file, trust=options.trust) as found:
-        for pattern in options.layers:
-            fitting = select(found, layers=[pattern], min_evals=1)
-            if not fitting.matrices and not fitting.skipped:
-                there = [part.name for part in select(found, min_evals=1).matrices]
-                raise Refusal(f"--layers {pattern} fits no layer. There are: {_some(there)}.")
+    for pattern in patterns:
+        fitting = select(weights, layers=[pattern], min_evals=1)
+        if not fitting.matrices and not fitting.skipped:
+            there = [part.name for part in select(weights, min_evals=1).matrices]
+            raise Refusal(f"--layers {pattern} fits no layer. There are: {_some(there)}.")
 
 
 def _some(names: list[str]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ KEYS = (
     "state_dict", "model_state_dict", "model_state", "model", "module", "network", "net", "weights",
     "params", "ema_state_dict", "model_ema", "params_ema", "ema",
 )  # fmt: skip
+_CERTAIN = "state_dict"
 _DEPTH = 3
 _SHOWN_KEYS = 8
 
@@ -53,10 +54,14 @@ def _find(content: object, path: tuple[str, ...]) -> FoundWeights | None:
         content = content.state_dict()
     if not isinstance(content, Mapping) or {"state", "param_groups"} <= content.keys():
         return None
-    if len(path) < _DEPTH:
-        for key in KEYS:
-            if key in content and (found := _find(content[key], (*path, key))) is not None:
-                return found
+    own = [name for name, value in content.items() if isinstance(value, Tensor) and value.dim() > 1]
+    for key in KEYS if len(path) < _DEPTH else ():
+        # Among tensors, `ema` or `model` is an entry like others; `state_dict` never is.
+        if key in content and (not own or key.endswith(_CERTAIN)):
+            found = _find(content[key], (*path, key))
+            if found is not None:
+                beside = [Skipped(str(name), f"it stands beside {key!r}") for name in own]
+                return replace(found, ignored=(*found.ignored, *beside))
     return _split(content, ".".join(path))
 
 

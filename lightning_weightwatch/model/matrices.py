@@ -53,6 +53,11 @@ class Matrices:
         """Eigenvalues of all of them, M · count."""
         return self.M * self.count
 
+    @property
+    def work(self) -> float:
+        """About how many multiplications their eigenvalues take."""
+        return float(self.count) * (self.N * self.M**2 + 8 * self.M**3)
+
     def of(self, whole: Tensor) -> Tensor:
         """The matrices as a view [count, rows, columns] of the whole weight."""
         index, parts = self.part

@@ -11,15 +11,22 @@ from lightning_weightwatch.model.matrices import Matrices
 from lightning_weightwatch.model.weights import Kind
 from lightning_weightwatch.report import Skipped
 from lightning_weightwatch.spectral.convention import CONVENTIONS, ConventionName
-from lightning_weightwatch.spectral.eigenvalues import NUMPY_DTYPES, one_blas_thread
+from lightning_weightwatch.spectral.eigenvalues import one_blas_thread
 from lightning_weightwatch.spectral.layer import LayerSpectrum
-from lightning_weightwatch.spectral.measurement import Settings, batches, measure, work_of
+from lightning_weightwatch.spectral.measurement import (
+    Settings,
+    batches,
+    held_by,
+    measure,
+    work_of,
+)
 from lightning_weightwatch.spectral.report import SpectralReport
 from lightning_weightwatch.spectral.selection import (
     MIN_EVALS,
     Selection,
     Source,
     check,
+    check_count,
     opened,
     select,
 )
@@ -93,6 +100,7 @@ def analyze(
         (['0'], 'a 1-D weight has no spectrum')
     """
     check(layers, kinds, min_evals)
+    check_count("summary_min_evals", summary_min_evals)
     settings = Settings(mp_fit, randomize, pool, _device(device), dtype, convention, seed)
     _check(settings)
     with opened(model, trust=trust) as found:
@@ -119,14 +127,15 @@ def _measured(
         nonlocal spent
         spent += costs[index]
         if progress is not None:
-            progress(spent / sum(costs))
+            progress(spent / total)
 
-    threads = torch.get_num_threads()
+    total, threads = sum(costs), torch.get_num_threads()
     with one_blas_thread():
         results = run_all(
             (measure(group, settings, known) for group in groups),
             threads=threads,
-            memory=_memory(selection, threads),
+            memory=_memory(selection),
+            held=[sum(held_by(item, settings) for item in group) for group in groups],
             on_done=on_done,
         )
     in_order = sorted(
@@ -135,35 +144,32 @@ def _measured(
     return [row for _, rows in in_order for row in rows]
 
 
-def _memory(selection: Selection, threads: int) -> int:
-    """Bytes that the calls may take at once, beside the weights that are held meanwhile.
-
-    Weights out of files, shards and parametrizations are copies, and so are those in a dtype that
-    numpy does not know: each thread holds one, in half of the bytes of float64.
-    """
+def _memory(selection: Selection) -> int:
     sizes = [8 * part.count * part.N * part.M for part in selection.matrices]
-    views = all(
-        weight.parameter is not None and weight.parameter.dtype in NUMPY_DTYPES
-        for weight, _ in selection.weights
-    )
-    multiple = _MEMORY if views else max(_MEMORY - (threads + 1) / 2, 2)
-    return max(int(max(sizes, default=0) * multiple), _LEAST_MEMORY)
+    return max(_MEMORY * max(sizes, default=0), _LEAST_MEMORY)
 
 
 def _device(device: str | torch.device | None) -> torch.device | None:
+    if device is None:
+        return None
     try:
-        found = None if device is None else torch.device(device)
-    except RuntimeError as error:
-        raise ValueError(f"device must be None, 'cpu' or 'cuda', got {device!r}") from error
-    if found is not None and found.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device {device!r} is not there: CUDA is not available; use None")
+        found = torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(f"device must be 'cpu' or 'cuda', got {device!r}") from error
+    if found.type not in ("cpu", "cuda"):
+        raise ValueError(
+            f"device must be 'cpu' or 'cuda', got {device!r}; leave it out to have weights of "
+            "other devices measured on the CPU"
+        )
+    if found.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device {device!r} is not there: no CUDA on this machine; leave it out")
     return found
 
 
 def _check(settings: Settings) -> None:
     if settings.dtype not in (torch.float64, torch.float32):
         raise ValueError(f"dtype must be torch.float64 or torch.float32, got {settings.dtype!r}")
-    if settings.convention not in CONVENTIONS:
+    if not isinstance(settings.convention, str) or settings.convention not in CONVENTIONS:
         raise ValueError(
             f"convention must be 'weightwatcher' or 'plain', got {settings.convention!r}"
         )

@@ -1,7 +1,9 @@
 """The eigenvalues of WᵀW: squared singular values, through the Gram matrix of the smaller side."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -51,7 +53,8 @@ def eigenvalues(matrices: Tensor, *, dtype: torch.dtype = torch.float64) -> Tens
         float64 [..., min(rows, columns)] on the CPU, none negative.
 
     Raises:
-        ValueError: For fewer than 2 dimensions, or entries that are NaN or infinite.
+        ValueError: For fewer than 2 dimensions.
+        NotFinite: A `ValueError`: for entries that are NaN or infinite, or whose squares are.
 
     Examples:
         >>> eigenvalues(torch.tensor([[3.0, 0.0], [0.0, 4.0], [0.0, 0.0]]))
@@ -72,14 +75,39 @@ def eigenvalues(matrices: Tensor, *, dtype: torch.dtype = torch.float64) -> Tens
     return torch.from_numpy(values).reshape(*matrices.shape[:-2], -1)
 
 
-def one_blas_thread() -> Any:
+@contextmanager
+def one_blas_thread() -> Iterator[None]:
     """A context in which numpy's BLAS stays on the thread that calls it.
 
-    The limit holds for numpy's own BLAS only: torch's thread count is part of a run's bits.
+    The limit holds for numpy's own BLAS only: torch's thread count is part of a run's bits. It is
+    one for the whole process: of several threads in this context, the first sets it and the last
+    lifts it.
     """
     from threadpoolctl import threadpool_limits  # sets an environment variable when imported
 
-    return threadpool_limits(limits=1, user_api="blas")
+    with _limit.lock:
+        if _limit.users == 0:
+            _limit.lift = threadpool_limits(limits=1, user_api="blas").restore_original_limits
+        _limit.users += 1
+    try:
+        yield
+    finally:
+        with _limit.lock:
+            _limit.users -= 1
+            if _limit.users == 0:
+                _limit.lift()
+
+
+class _Limit:
+    """Who needs the limit on numpy's BLAS at present, and how it is lifted."""
+
+    def __init__(self) -> None:
+        self.lock = Lock()
+        self.users = 0
+        self.lift: Callable[[], None] = lambda: None
+
+
+_limit = _Limit()
 
 
 def numpy_dtype(dtype: torch.dtype) -> type[np.floating[Any]]:

@@ -61,12 +61,13 @@ class LayerSpectrum:
         entropy: −Σ p ln p / ln(matrix_rank), p = λ/Σλ: 1 when all are equal, 0 for rank 1.
         status: `"success"`, or why there is no power-law fit.
         warning: `"over-trained"` (alpha < 2), `"under-trained"` (alpha > 6) or `""`.
-        sigma_mp: See `MarchenkoPasturFit`; this and the next five with `mp_fit=True`, else None.
+        sigma_mp: See `MarchenkoPasturFit`; this and the next six with `mp_fit=True`, else None.
         bulk_max: Upper edge of the bulk.
         bulk_min: Lower edge of the bulk.
         num_spikes: Eigenvalues beyond the upper edge.
         mp_softrank: bulk_max / lambda_max.
         W_scale: What the weights are multiplied with for eigenvalues of mean 1.
+        mp_status: `"success"`, or why there is no bulk; `num_spikes` is then 0, the others NaN.
         rand_distance: See `RandomizedSpectrum`; this and the rest with `randomize=True`, else None.
         ww_softrank: Largest random eigenvalue over the largest.
         ww_maxdist: Largest eigenvalue minus the largest random one.
@@ -79,6 +80,7 @@ class LayerSpectrum:
         rand_W_scale: W_scale of them.
         rand_bulk_max: bulk_max of them.
         rand_bulk_min: bulk_min of them.
+        rand_mp_status: mp_status of them; `num_traps` is 0 without a bulk.
     """
 
     layer_id: int
@@ -118,6 +120,7 @@ class LayerSpectrum:
     num_spikes: int | None = None
     mp_softrank: float | None = None
     W_scale: float | None = None
+    mp_status: str | None = None
     rand_distance: float | None = None
     ww_softrank: float | None = None
     ww_maxdist: float | None = None
@@ -129,6 +132,7 @@ class LayerSpectrum:
     rand_W_scale: float | None = None
     rand_bulk_max: float | None = None
     rand_bulk_min: float | None = None
+    rand_mp_status: str | None = None
 
     def record(self) -> dict[str, Any]:
         """The columns that were measured."""
@@ -137,13 +141,12 @@ class LayerSpectrum:
     def with_bulk(self, fit: MarchenkoPasturFit) -> "LayerSpectrum":
         """With the columns of `mp_fit`."""
         columns = asdict(fit)
-        del columns["status"]
-        return replace(self, **columns)
+        return replace(self, mp_status=columns.pop("status"), **columns)
 
     def with_randomized(self, randomized: RandomizedSpectrum) -> "LayerSpectrum":
         """With the columns of `randomize`."""
         bulk = asdict(randomized.bulk)
-        del bulk["status"]
+        bulk["mp_status"] = bulk.pop("status")
         return replace(
             self,
             rand_distance=randomized.rand_distance,

@@ -1,5 +1,6 @@
 """The work of measuring some weights, divided among threads, or in batches on a GPU."""
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -14,6 +15,7 @@ from lightning_weightwatch.model.weights import non_finite
 from lightning_weightwatch.report import Skipped
 from lightning_weightwatch.spectral.convention import CONVENTIONS, ConventionName
 from lightning_weightwatch.spectral.eigenvalues import (
+    NUMPY_DTYPES,
     Array,
     FloatArray,
     array_of,
@@ -89,7 +91,21 @@ def _on_gpu(item: Planned, settings: Settings) -> bool:
 
 def work_of(planned: Planned) -> float:
     """About how many multiplications the spectra of a weight take."""
-    return float(sum(p.count * (p.N * p.M**2 + 8 * p.M**3) for p in planned[1]))
+    return sum(part.work for part in planned[1])
+
+
+def held_by(planned: Planned, settings: Settings) -> int:
+    """Bytes that are allocated for a weight as long as it is measured; 0 for a view of it.
+
+    Out of files, shards and parametrizations come copies; numpy is given one of a dtype that it
+    does not know, of the interleaved matrices of a convolution, and of shuffled ones.
+    """
+    weight, parts = planned
+    dtype = torch.float32 if weight.parameter is None else weight.parameter.dtype
+    known = dtype in NUMPY_DTYPES
+    copies = (weight.parameter is None) + (not known) + settings.randomize
+    copies += any(part.count > 1 for part in parts)
+    return copies * math.prod(weight.shape) * (dtype.itemsize if known else 4)
 
 
 def measure(
@@ -144,7 +160,9 @@ def _asked(weight: EffectiveWeight, parts: tuple[Matrices, ...], settings: Setti
 
 def _values(weight: EffectiveWeight, settings: Settings) -> Tensor:
     """The whole weight where it is to be measured."""
-    values = weight.read().detach()
+    # In a mixed-precision fit a weight would be computed in half precision.
+    with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
+        values = weight.read().detach()
     if tuple(values.shape) != weight.shape:
         raise ValueError(f"it has the shape {tuple(values.shape)}, not {weight.shape}")
     if settings.device is not None:

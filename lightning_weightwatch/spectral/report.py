@@ -31,7 +31,10 @@ class SpectralReport:
         return [layer.record() for layer in self.layers]
 
     def summary(self) -> dict[str, float]:
-        """Over the layers with enough eigenvalues and a fit; a failed fit is in no mean."""
+        """Over the layers with enough eigenvalues: what a fit gives over those with a fit.
+
+        `log_norm_mean` needs no fit, and is over all of them whose norm is not 0.
+        """
         large = [layer for layer in self.layers if layer.num_evals >= self.summary_min_evals]
         fitted = [layer for layer in large if layer.status == "success"]
         summary = {}

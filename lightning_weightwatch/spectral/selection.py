@@ -21,8 +21,15 @@ from lightning_weightwatch.report import Skipped
 MIN_EVALS = 8
 #: Matrices whose smaller side exceeds this are skipped: their spectrum takes hours.
 MAX_SIDE = 15_000
+#: So are those that take more multiplications: an hour on one core, whatever their shape.
+MAX_WORK = 1e14
 
-Source = nn.Module | Mapping[str, Any] | str | os.PathLike[str]
+
+class Weights(list[EffectiveWeight | Skipped]):
+    """The weights of something that is open: `opened` gives them, and takes them."""
+
+
+Source = nn.Module | Mapping[str, Any] | str | os.PathLike[str] | Weights
 
 
 @dataclass(frozen=True)
@@ -44,15 +51,20 @@ class Selection:
 
 
 @contextmanager
-def opened(source: Source, *, trust: bool = False) -> Iterator[list[EffectiveWeight | Skipped]]:
+def opened(source: Source, *, trust: bool = False) -> Iterator[Weights]:
     """The weights of a model, a state dict or a file, which is open within the block.
+
+    What is opened already is given back as it is, and left open.
 
     Raises:
         BadFile: See `files.checkpoint.open_weights`.
         TypeError: If it is none of these.
     """
+    if isinstance(source, Weights):
+        yield source
+        return
     if isinstance(source, nn.Module):
-        yield effective_weights(source)
+        yield Weights(effective_weights(source))
         return
     if isinstance(source, Mapping):
         file = in_memory(source)
@@ -64,7 +76,7 @@ def opened(source: Source, *, trust: bool = False) -> Iterator[list[EffectiveWei
             f"{type(source).__name__}"
         )
     with file:
-        yield [*effective_weights_of_state(file), *file.ignored]
+        yield Weights([*effective_weights_of_state(file), *file.ignored])
 
 
 def select(
@@ -137,8 +149,17 @@ def check(layers: Sequence[str] | None, kinds: Sequence[str] | None, min_evals: 
     unknown = [kind for kind in kinds or () if kind not in KINDS]
     if unknown:
         raise ValueError(f"kinds must be among {', '.join(KINDS)}, got {unknown[0]!r}")
-    if isinstance(min_evals, bool) or not isinstance(min_evals, int) or min_evals < 1:
-        raise ValueError(f"min_evals must be an integer of 1 or more, got {min_evals!r}")
+    check_count("min_evals", min_evals)
+
+
+def check_count(argument: str, given: int) -> None:
+    """Refuse anything but a number of eigenvalues.
+
+    Raises:
+        ValueError: With what is allowed.
+    """
+    if isinstance(given, bool) or not isinstance(given, int) or given < 1:
+        raise ValueError(f"{argument} must be an integer of 1 or more, got {given!r}")
 
 
 def _with_own_name(found: Matrices, taken: set[str]) -> Matrices:
@@ -157,4 +178,6 @@ def _unfit(found: Matrices, min_evals: int) -> str | None:
         return f"{found.num_evals} eigenvalue{'s' * (found.num_evals != 1)}, fewer than {min_evals}"
     if found.M > MAX_SIDE:
         return f"its smaller side is {found.M}, above {MAX_SIDE}"
+    if found.work > MAX_WORK:
+        return f"its spectrum takes {found.work:.0e} multiplications, above {MAX_WORK:.0e}"
     return None

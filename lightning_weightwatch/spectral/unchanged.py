@@ -25,8 +25,8 @@ class _Measured:
 class KnownSpectra:
     """The rows of each weight as last measured, found again by a digest of all its bytes.
 
-    A weight that trains pays nothing: PyTorch counts the writes to a parameter, and one that was
-    written to since is measured anew without a digest. Only where no write was counted (`.data` can
+    A parameter that trains pays nothing: PyTorch counts the writes to it, and one that was written
+    to since is measured anew without a digest. Only where no write was counted (`.data` can
     be written to without one) do the bytes decide; the first digest is made where no gradient is
     asked for, or where nothing was written since the last time.
     """

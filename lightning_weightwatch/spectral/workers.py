@@ -4,8 +4,9 @@ numpy lets go of Python's lock within its products and solvers, so that threads 
 each fill the cores with many small matrices, which one call on many threads cannot.
 """
 
+import math
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
@@ -55,6 +56,7 @@ def run_all(
     *,
     threads: int,
     memory: int | None = None,
+    held: Sequence[int] | None = None,
     on_done: Callable[[int], None] | None = None,
 ) -> list[T]:
     """Do several works and return what each returns, in their order.
@@ -66,7 +68,9 @@ def run_all(
         works: What to do. Each handles the exceptions of its calls: one that it lets through ends
             everything.
         threads: With 1, all is done on the calling thread.
-        memory: Bytes that calls may take at the same time; a larger call runs alone. None: any.
+        memory: Bytes that works may hold and calls may take at the same time; what needs more runs
+            alone. None: any.
+        held: Bytes that each work holds from its beginning to its end, beside its calls.
         on_done: Called with the index of each work when it is done, on the calling thread.
     """
     if threads == 1:
@@ -76,7 +80,7 @@ def run_all(
             if on_done is not None:
                 on_done(index)
         return results
-    crew: _Crew[T] = _Crew(threads, memory, on_done)
+    crew: _Crew[T] = _Crew(threads, memory, held, on_done)
     return crew.run(works)
 
 
@@ -95,13 +99,21 @@ class _Crew(Generic[T]):
     """Threads, what they do, and what waits for them."""
 
     def __init__(
-        self, threads: int, memory: int | None, on_done: Callable[[int], None] | None
+        self,
+        threads: int,
+        memory: int | None,
+        held: Sequence[int] | None,
+        on_done: Callable[[int], None] | None,
     ) -> None:
         self._threads = threads
         self._at_once = threads + _IN_HAND
-        self._memory = memory
+        self._memory = math.inf if memory is None else memory
+        self._held_by = held
+        self._held = 0
+        self._largest = 0
         self._on_done = on_done
         self._results: dict[int, T] = {}
+        self._begun = 0
         self._ready: deque[tuple[_Begun[T], int, Call]] = deque()
         self._running: dict[Future[Any], tuple[_Begun[T], int, Call]] = {}
 
@@ -109,10 +121,12 @@ class _Crew(Generic[T]):
         waiting = enumerate(works)
         with ThreadPoolExecutor(self._threads) as pool:
             while True:
-                while len(self._ready) + len(self._running) < self._at_once:
+                while len(self._ready) + len(self._running) < self._at_once and self._room():
                     following = next(waiting, None)
                     if following is None:
                         break
+                    self._begun += 1
+                    self._held += self._size_of(following[0])
                     self._resume(_Begun(*following))
                 while (call := self._next_call()) is not None:
                     self._running[pool.submit(call[2].run)] = call
@@ -121,13 +135,26 @@ class _Crew(Generic[T]):
                 for future in wait(self._running, return_when=FIRST_COMPLETED).done:
                     self._collect(future)
 
+    def _size_of(self, index: int) -> int:
+        """What a work holds."""
+        held = self._held_by
+        return held[index] if held is not None and index < len(held) else 0
+
+    def _room(self) -> bool:
+        """Whether the next work may begin: what it holds leaves room for a call, or it is alone."""
+        if self._begun == len(self._results):
+            return True
+        taken = sum(call.memory for _, _, call in self._running.values())
+        held = self._held + self._size_of(self._begun)
+        return held + max(taken, self._largest) <= self._memory
+
     def _next_call(self) -> tuple[_Begun[T], int, Call] | None:
         """The first call that there is a thread and memory for, taken off the queue."""
         if len(self._running) >= self._at_once:
             return None
-        taken = sum(call.memory for _, _, call in self._running.values())
+        taken = self._held + sum(call.memory for _, _, call in self._running.values())
         for position, (_, _, call) in enumerate(self._ready):
-            if self._memory is None or not self._running or taken + call.memory <= self._memory:
+            if not self._running or taken + call.memory <= self._memory:
                 self._ready.rotate(-position)
                 chosen = self._ready.popleft()
                 self._ready.rotate(position)
@@ -156,10 +183,12 @@ class _Crew(Generic[T]):
                 calls = work.send([])
         except StopIteration as stop:
             self._results[begun.index] = stop.value
+            self._held -= self._size_of(begun.index)
             if self._on_done is not None:
                 self._on_done(begun.index)
             return
         begun.outcomes, begun.missing, begun.error = [None] * len(calls), len(calls), None
+        self._largest = max(self._largest, *(call.memory for call in calls))
         entries = [(begun, position, call) for position, call in enumerate(calls)]
         self._ready.extendleft(reversed(entries))
 

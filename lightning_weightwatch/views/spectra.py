@@ -100,7 +100,7 @@ def _spectral_columns(report: SpectralReport) -> list[Column[LayerSpectrum]]:
     if any(row.mp_softrank is not None for row in report.layers):
         columns += [
             Column("soft rank", _number("mp_softrank", 3), 1),
-            Column("spikes", _number("num_spikes", 0), 1),
+            Column("spikes", _spikes, 1),
             Column("sigma mp", _number("sigma_mp", 3), 5),
         ]
     if any(row.rand_distance is not None for row in report.layers):
@@ -137,6 +137,10 @@ def _number(attribute: str, digits: int) -> Callable[[LayerSpectrum], Text]:
 
 def _fixed(value: float | None, digits: int) -> str:
     return "–" if value is None or math.isnan(value) else f"{value:.{digits}f}"
+
+
+def _spikes(row: LayerSpectrum) -> Text:
+    return Text(str(row.num_spikes) if row.mp_status == "success" else "–")
 
 
 def _alpha(row: LayerSpectrum) -> Text:

@@ -161,3 +161,22 @@ def test_views_that_read_the_same_memory_in_another_way_are_not_tied() -> None:
         "bits": whole.view(torch.int32),
     }
     assert ties_among(views) == {"same": "whole"}
+
+
+def test_weights_are_not_given_up_for_an_average_beside_them() -> None:
+    trained, average = torch.ones(3, 2), torch.zeros(3, 2)
+    found = find_weights({"net.weight": trained, "ema": {"net.weight": average}})
+    assert found is not None
+    assert found.where == ""
+    assert found.tensors["net.weight"] is trained
+    assert [skip.name for skip in found.ignored] == ["ema"]
+
+
+def test_tensors_beside_a_state_dict_are_named() -> None:
+    weights = {"net.weight": torch.ones(3, 2)}
+    found = find_weights({"state_dict": weights, "confusion": torch.ones(4, 4)})
+    assert found is not None
+    assert list(found.tensors) == ["net.weight"]
+    assert [(skip.name, skip.reason) for skip in found.ignored] == [
+        ("confusion", "it stands beside 'state_dict'")
+    ]

@@ -344,3 +344,53 @@ def test_a_power_method_that_has_not_begun_does_not_begin() -> None:
     vectors = [buffer.clone() for buffer in layer.buffers()]
     analyze(layer.train())
     assert all(torch.equal(a, b) for a, b in zip(layer.buffers(), vectors, strict=True))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: parametrizations.orthogonal(nn.Linear(32, 32)),
+        lambda: parametrizations.weight_norm(nn.Linear(32, 32)),
+        lambda: parametrizations.spectral_norm(nn.Linear(32, 32)),
+    ],
+    ids=["orthogonal", "weight_norm", "spectral_norm"],
+)
+def test_within_a_mixed_precision_step_weights_are_computed_in_full(
+    make: Callable[[], nn.Module],
+) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(make())
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        mixed = analyze(model)
+    assert repr(mixed) == repr(analyze(model))
+
+
+@pytest.mark.parametrize("device", ["meta", "mps", "nowhere", 3.5])
+def test_a_device_that_cannot_compute_is_refused(device: Any) -> None:
+    with pytest.raises(ValueError, match=r"device must be 'cpu' or 'cuda', got"):
+        analyze(nn.Linear(9, 9), device=device)
+
+
+@pytest.mark.parametrize("given", [0, -1, "a", True, 2.0])
+def test_the_least_eigenvalues_for_the_summary_are_a_number(given: Any) -> None:
+    with pytest.raises(ValueError, match="summary_min_evals must be an integer of 1 or more"):
+        analyze(nn.Linear(9, 9), summary_min_evals=given)
+
+
+def test_a_matrix_that_would_take_hours_is_named() -> None:
+    endless = torch.zeros(1).expand(14_000, 10**9)
+    report = analyze({"layer.weight": endless})
+    assert report.layers == ()
+    ((name, reason),) = [(skip.name, skip.reason) for skip in report.skipped]
+    assert name == "layer"
+    assert reason.endswith("multiplications, above 1e+14")
+
+
+def test_where_there_is_no_bulk_to_fit_the_row_says_why() -> None:
+    (row,) = analyze({"layer.weight": torch.zeros(32, 32)}, mp_fit=True, randomize=True).layers
+    assert math.isnan(row.sigma_mp or 0.0)
+    assert row.mp_status == row.rand_mp_status == "all eigenvalues are zero"
+    (row,) = analyze({"layer.weight": torch.ones(32, 32)}, mp_fit=True).layers
+    assert row.mp_status == "fewer than 2 eigenvalues above zero"
+    (sound,) = analyze({"layer.weight": torch.randn(40, 32)}, mp_fit=True, randomize=True).layers
+    assert sound.mp_status == sound.rand_mp_status == "success"

@@ -227,3 +227,21 @@ def test_neither_the_weight_nor_the_generator_nor_the_threads_are_touched() -> N
         torch.get_num_threads(),
         [pool["num_threads"] for pool in threadpool_info()],
     ) == threads
+
+
+def blas_threads() -> list[int]:
+    return [pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"]
+
+
+def test_of_two_that_limit_the_blas_at_once_the_last_one_lifts_the_limit() -> None:
+    before = blas_threads()
+    first, second = one_blas_thread(), one_blas_thread()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert set(blas_threads()) == {1}
+    second.__exit__(None, None, None)
+    assert blas_threads() == before
+    with one_blas_thread():
+        assert set(blas_threads()) == {1}
+    assert blas_threads() == before

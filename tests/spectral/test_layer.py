@@ -256,7 +256,15 @@ def test_a_column_that_was_not_asked_for_is_not_there() -> None:
     plain = layer(drawn(40, 30), mp_fit=False, randomize=False).record()
     bulk = layer(drawn(40, 30), randomize=False).record()
     both = layer(drawn(40, 30)).record()
-    of_bulk = {"sigma_mp", "bulk_max", "bulk_min", "num_spikes", "mp_softrank", "W_scale"}
+    of_bulk = {
+        "sigma_mp",
+        "bulk_max",
+        "bulk_min",
+        "num_spikes",
+        "mp_softrank",
+        "W_scale",
+        "mp_status",
+    }
     assert bulk.keys() - plain.keys() == of_bulk
     of_random = {"rand_distance", "ww_softrank", "ww_maxdist", "max_rand_eval", "num_traps"}
     assert both.keys() - bulk.keys() == of_random | {f"rand_{column}" for column in of_bulk}

@@ -262,3 +262,42 @@ def test_random_works_end_as_on_one_thread(threads: int, memory: int | None) -> 
 
     expected = [run_one(work(i)) for i in range(200)]
     assert run_all((work(i) for i in range(200)), threads=threads, memory=memory) == expected
+
+
+@pytest.mark.parametrize("threads", [2, 3, 8])
+def test_what_works_hold_counts_against_the_bound(threads: int) -> None:
+    lock = threading.Lock()
+    now = most = 0
+
+    def change(by: int) -> None:
+        nonlocal now, most
+        with lock:
+            now += by
+            most = max(most, now)
+
+    def call(size: int) -> None:
+        change(size)
+        time.sleep(0.0005)
+        change(-size)
+
+    def work(index: int) -> Work[int]:
+        change(held[index])
+        yield [Call(partial(call, 30), 30), Call(partial(call, 20), 20)]
+        yield [Call(partial(call, 10), 10)]
+        change(-held[index])
+        return index
+
+    held = [random.Random(index).choice([0, 10, 40]) for index in range(60)]
+    works = (work(index) for index in range(60))
+    assert run_all(works, threads=threads, memory=100, held=held) == list(range(60))
+    assert now == 0
+    assert 50 < most <= 100
+
+
+def test_a_work_that_holds_more_than_the_bound_is_done_all_the_same() -> None:
+    def work(index: int) -> Work[int]:
+        yield [Call(lambda: None, 70)]
+        return index
+
+    found = run_all((work(i) for i in range(9)), threads=3, memory=50, held=[80] * 9)
+    assert found == list(range(9))
