@@ -64,10 +64,8 @@ def open_safetensors(path: Path) -> WeightFile:
         raise BadFile(f"{path}: a safetensors file without tensors. Give one that holds weights.")
 
     def read(name: str) -> Tensor:
-        # The library hands out a view of the mapped file, the same memory each time: a copy can be
-        # written to, and goes when its reader lets it go.
-        tensor: Tensor = handle.get_tensor(name)
-        return tensor.clone()
+        tensor: Tensor = handle.get_tensor(name)  # a view of the mapped file
+        return tensor
 
     return WeightFile(path, _in_order(tensors), read, lambda: handle.__exit__(None, None, None))
 

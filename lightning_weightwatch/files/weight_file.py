@@ -90,8 +90,8 @@ class WeightFile:
     def read(self, name: str) -> Tensor:
         """A tensor, detached, on the CPU (on `meta` when it was saved without values).
 
-        Out of a safetensors file it is a copy of its own, which the file forgets at once. Out of
-        a pickle it is the file's tensor itself, so that nothing is copied: do not write to it.
+        It is a view of the mapped file wherever the format allows it, so that nothing is copied:
+        do not write to it.
 
         Raises:
             KeyError: If the file has no tensor of that name.

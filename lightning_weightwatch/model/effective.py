@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
+import torch
 from torch import Tensor, nn
 
 from lightning_weightwatch.model.computed import factors_of, is_of_torch_ao, recipes_of
@@ -59,7 +60,10 @@ class EffectiveWeight:
         parts: Names of the matrices stacked on its first axis (q, k, v; the gates), or nothing.
         read: The whole weight, detached, in its own dtype and on its own device. A collective
             where it is sharded: every rank must read the same weights in the same order.
-        parameter: The parameter, where the weight is one as it stands; None where it is computed.
+        parameter: The parameter, where the weight is one as it stands; None where it is computed,
+            or comes out of a file.
+        dtype: Of its values.
+        is_copy: Whether reading it takes memory: where it is gathered, computed or dequantized.
     """
 
     layer: str
@@ -70,6 +74,8 @@ class EffectiveWeight:
     parts: tuple[str, ...]
     read: Callable[[], Tensor]
     parameter: Tensor | None = None
+    dtype: torch.dtype = torch.float32
+    is_copy: bool = True
 
 
 def effective_weights(model: nn.Module) -> list[EffectiveWeight | Skipped]:
@@ -123,6 +129,8 @@ def _as_it_stands(weight: Weight, layer_id: int) -> Iterator[EffectiveWeight | S
         parts=_parts(weight.module, attribute),
         read=partial(_read, parameter),
         parameter=parameter,
+        dtype=parameter.dtype,
+        is_copy=type(parameter) not in (Tensor, nn.Parameter) or parameter.is_quantized,
     )
 
 
@@ -188,4 +196,7 @@ def _computed(path: str, layer_id: int, module: nn.Module) -> Iterator[Effective
             bases = [base.__name__ for base in type(module).__mro__]
             kind = next((_KINDS_OF_PACKED[b] for b in bases if b in _KINDS_OF_PACKED), "other")
         parts = _parts(module, attribute)
-        yield EffectiveWeight(layer, layer_id, name, kind, shape, parts, recipe.compute)
+        dtype = recipe.factors[0].dtype if recipe.factors else torch.float32
+        yield EffectiveWeight(
+            layer, layer_id, name, kind, shape, parts, recipe.compute, dtype=dtype
+        )

@@ -171,7 +171,11 @@ def _effective(
         parts = gates
     read = partial(_read, tensors, dict(factors), compute)
     kind = "other" if kind == "bias" else kind
-    return EffectiveWeight(layer or path, layer_id, path, kind, shape, parts, read)
+    dtype = next(iter(infos.values())).dtype or torch.float32
+    stored = compute is _itself and dtype not in _QUANTIZED
+    return EffectiveWeight(
+        layer or path, layer_id, path, kind, shape, parts, read, dtype=dtype, is_copy=not stored
+    )
 
 
 def _kind(layer: str, weight: str, shape: tuple[int, ...]) -> Kind:

@@ -97,15 +97,14 @@ def work_of(planned: Planned) -> float:
 def held_by(planned: Planned, settings: Settings) -> int:
     """Bytes that are allocated for a weight as long as it is measured; 0 for a view of it.
 
-    Out of files, shards and parametrizations come copies; numpy is given one of a dtype that it
-    does not know, of the interleaved matrices of a convolution, and of shuffled ones.
+    Gathered and computed ones are copies; numpy is given one of a dtype that it does not know, of
+    the interleaved matrices of a convolution, and of shuffled ones.
     """
     weight, parts = planned
-    dtype = torch.float32 if weight.parameter is None else weight.parameter.dtype
-    known = dtype in NUMPY_DTYPES
-    copies = (weight.parameter is None) + (not known) + settings.randomize
+    known = weight.dtype in NUMPY_DTYPES
+    copies = weight.is_copy + (not known) + settings.randomize
     copies += any(part.count > 1 for part in parts)
-    return copies * math.prod(weight.shape) * (dtype.itemsize if known else 4)
+    return copies * math.prod(weight.shape) * (weight.dtype.itemsize if known else 4)
 
 
 def measure(

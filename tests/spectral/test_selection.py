@@ -194,7 +194,7 @@ WRONG_TO_ANALYZE: list[tuple[dict[str, Any], str]] = [
     ({"convention": "ww"}, "convention must be 'weightwatcher' or 'plain', got 'ww'"),
     ({"seed": -1}, "seed must be an integer of 0 or more, got -1"),
     ({"seed": 1.5}, "seed must be an integer of 0 or more, got 1.5"),
-    ({"device": "gpu"}, "device must be None, 'cpu' or 'cuda', got 'gpu'"),
+    ({"device": "gpu"}, "device must be 'cpu' or 'cuda', got 'gpu'"),
 ]
 
 
