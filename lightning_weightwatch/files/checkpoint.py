@@ -9,9 +9,15 @@ from pathlib import Path
 from lightning_weightwatch.files.pickles import open_pickle
 from lightning_weightwatch.files.printable import in_one_line
 from lightning_weightwatch.files.safetensors import open_safetensors
-from lightning_weightwatch.files.weight_file import BadFile, TensorInfo, WeightFile, as_path
+from lightning_weightwatch.files.weight_file import (
+    BadFile,
+    MissingFile,
+    TensorInfo,
+    WeightFile,
+    as_path,
+)
 
-__all__ = ["BadFile", "TensorInfo", "WeightFile", "open_weights"]
+__all__ = ["BadFile", "MissingFile", "TensorInfo", "WeightFile", "open_weights"]
 
 _EXPECTED = (
     "Give a checkpoint of torch.save or Lightning (.ckpt, .pt, .pth, .bin) or a .safetensors file."
@@ -50,7 +56,8 @@ def open_weights(path: str | os.PathLike[str], *, trust: bool = False) -> Weight
         The open file, a context manager.
 
     Raises:
-        BadFile: If the file is not there, is not one of weights, is damaged, or is refused.
+        MissingFile: If the file is not there: a `BadFile` and a `FileNotFoundError`.
+        BadFile: A `ValueError`: if it is not one of weights, is damaged, or is refused.
 
     Example:
         >>> import tempfile
@@ -92,7 +99,7 @@ def _head(file: Path) -> bytes:
         with file.open("rb") as opened:
             return opened.read(_TAR_MARK.stop)
     except FileNotFoundError as error:
-        raise BadFile(f"{file}: no such file. Look for a typing error in the path.") from error
+        raise MissingFile(f"{file}: no such file. Look for a typing error in the path.") from error
     except BadFile:
         raise
     except (OSError, ValueError) as error:  # ValueError: a path that holds a null byte

@@ -27,6 +27,10 @@ class BadFile(ValueError):
         super().__init__(printable(message))
 
 
+class MissingFile(BadFile, FileNotFoundError):
+    """There is no such file."""
+
+
 @dataclass(frozen=True)
 class TensorInfo:
     """What is known of a tensor before its values are read.

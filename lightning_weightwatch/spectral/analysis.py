@@ -118,10 +118,14 @@ def _measured(
     progress: Callable[[float], None] | None,
 ) -> list[LayerSpectrum | Skipped]:
     """The rows of all weights, in their order; the largest go first, so that no core idles long."""
-    planned = sorted(enumerate(selection.weights), key=lambda item: -work_of(item[1]))
+    # Of equal work those of one orientation stand together: they can share a call as they lie.
+    planned = sorted(
+        enumerate(selection.weights),
+        key=lambda item: (-work_of(item[1]), item[1][1][0].rows),
+    )
     groups = list(batches((item for _, item in planned), settings))
     costs = [sum(map(work_of, group)) for group in groups]
-    spent = 0.0
+    spent, total = 0.0, sum(costs)
 
     def on_done(index: int) -> None:
         nonlocal spent
@@ -129,11 +133,10 @@ def _measured(
         if progress is not None:
             progress(spent / total)
 
-    total, threads = sum(costs), torch.get_num_threads()
     with one_blas_thread():
         results = run_all(
             (measure(group, settings, known) for group in groups),
-            threads=threads,
+            threads=torch.get_num_threads(),
             memory=_memory(selection),
             held=[sum(held_by(item, settings) for item in group) for group in groups],
             on_done=on_done,

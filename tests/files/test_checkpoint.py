@@ -211,3 +211,10 @@ open_weights({str(path)!r}).close()
 assert not {{"safetensors", "lightning", "matplotlib"}} & set(sys.modules)
 """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_missing_file_is_an_error_of_both_kinds(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="no such file"):
+        open_weights(tmp_path / "missing.ckpt")
+    with pytest.raises(BadFile, match="no such file"):
+        open_weights(tmp_path / "missing.ckpt")
