@@ -116,14 +116,12 @@ def _some(names: list[str]) -> str:
 def _progress() -> Iterator[Callable[[float], None]]:
     """A bar on stderr, where that is a terminal that can draw one."""
     console = Console(stderr=True)
-    drawn = sys.stderr.isatty() and not console.is_dumb_terminal
-    columns = (
-        TextColumn("Measuring"),
-        BarColumn(),
-        TaskProgressColumn(),
-        TimeRemainingColumn(),
-    )
-    bar = Progress(*columns, console=console, transient=True, disable=not drawn)
+    if not sys.stderr.isatty() or console.is_dumb_terminal:
+        with ends_at_once(lambda: None):
+            yield lambda share: None
+        return
+    columns = (TextColumn("Measuring"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    bar = Progress(*columns, console=console, transient=True)
     with ends_at_once(bar.stop), bar:
         task = bar.add_task("", total=1.0)
         yield lambda share: bar.update(task, completed=share)
