@@ -27,10 +27,10 @@ SHIPPED := $(REQUIREMENTS) README.md LICENSE NOTICE \
 # The steps of `test` have an order: cheap ones first, pytest's summary as the last line.
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint docs wheel bench soak compat clean
+.PHONY: help demo test lint docs wheel bench soak compat screenshots clean
 
 help: ## print this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 demo: $(DEMO) ## train on digits with every callback on
 	$(BIN)/python examples/digits.py
@@ -58,6 +58,9 @@ soak: $(DEV) ## the long tests
 
 compat: $(COMPAT) ## the tests on the oldest supported Lightning
 	.venv-compat/bin/python -m pytest
+
+screenshots: $(DEV) ## the pictures of TensorBoard in docs/images; needs Chromium
+	@$(BIN)/python -m tests.tensorboard.screenshots build/screenshots docs/images
 
 clean: ## remove everything these targets made
 	rm -rf .venv .venv-wheel .venv-compat .venv-bench build dist lightning_logs .coverage

@@ -36,6 +36,7 @@ from lightning_weightwatch import (
     SpectralMonitor,
     WeightHistogram,
 )
+from lightning_weightwatch.callbacks.dashboard import dashboard_link, pins_of
 from lightning_weightwatch.views.tables import terminal_table
 
 Labels = Literal["clean", "noisy"]
@@ -138,12 +139,13 @@ class Epoch:
 
 @dataclass(frozen=True)
 class RunResult:
-    """A run in numbers: its epochs, the verdict on its losses, the trials by name."""
+    """A run in numbers: its epochs, the verdict on its losses, the trials by name, and a link."""
 
     labels: Labels
     epochs: tuple[Epoch, ...]
     diagnosis: str
     trials: dict[str, dict[str, Any]]
+    link: str
 
     @property
     def alarm(self) -> Epoch | None:
@@ -211,11 +213,11 @@ def run(labels: Labels, *, log_dir: Path, epochs: int, seed: int, console: Conso
     model, (train, val, test) = DigitsClassifier(), digits(labels, seed)
     spectral = SpectralMonitor(layers=["net.0", "net.2"])
     overfitting = OverfittingMonitor(monitor="val_loss", verbose=False)
-    quantization = QuantizationTrial(bits=(8, 4), verbose=False)
-    pruning = PruningTrial(amounts=(0.5,), verbose=False)
+    quantization = QuantizationTrial(bits=(8, 4), verbose=False, hparams=True)
+    pruning = PruningTrial(amounts=(0.5,), verbose=False, hparams=True)
     alarm = EarlyStopping("weightwatch/alpha_min", stopping_threshold=MEMORISED, patience=10**6)
     best = ModelCheckpoint(monitor="val_loss")
-    watch = [WeightHistogram(), spectral, overfitting, quantization, pruning, alarm, best]
+    ours = [WeightHistogram(gradients=True), spectral, overfitting, quantization, pruning]
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         narrator = Narrator(spectral, test, bar)
         trainer = L.Trainer(
@@ -223,7 +225,7 @@ def run(labels: Labels, *, log_dir: Path, epochs: int, seed: int, console: Conso
             min_epochs=epochs,
             max_epochs=epochs,
             logger=logger,
-            callbacks=[*watch, narrator],
+            callbacks=[*ours, alarm, best, narrator],
             log_every_n_steps=10,
             enable_progress_bar=False,
             enable_model_summary=False,
@@ -237,6 +239,7 @@ def run(labels: Labels, *, log_dir: Path, epochs: int, seed: int, console: Conso
         tuple(narrator.epochs),
         " ".join(overfitting.diagnosis),
         {record["trial"]: record for report in reports for record in report.records()},
+        dashboard_link(f"digits/{labels}", pins_of(ours)),
     )
     console.print(f"\n[bold]Losses:[/] {result.diagnosis}")
     console.print(f"[bold]Alpha:[/] {result.alpha_sentence()}\n")
@@ -312,7 +315,10 @@ def main(arguments: Sequence[str] | None = None, console: Console | None = None)
     console.print(stopping_table(results))
     console.print(lesson(results) + "\n")
     console.print(trials_table(results))
-    console.print(f"\nBoth runs: {time.perf_counter() - started:.0f} s. All that was logged:")
+    console.print(f"\nBoth runs: {time.perf_counter() - started:.0f} s.")
+    console.print("While TensorBoard runs, this link opens a dashboard of the noisy run:")
+    console.print(results[-1].link, soft_wrap=True, markup=False)
+    console.print("All that was logged:")
     beside_python = os.path.relpath(Path(sys.executable).with_name("tensorboard"))
     tensorboard = "tensorboard" if shutil.which("tensorboard") else shlex.quote(beside_python)
     command = f"{tensorboard} --logdir {shlex.quote(str(options.log_dir))}"

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from lightning_weightwatch.callbacks.weights import WeightHistogram
     from lightning_weightwatch.spectral.analysis import analyze
     from lightning_weightwatch.spectral.power_law import fit_power_law
+    from lightning_weightwatch.weights.description import describe_weights
 
 __all__ = [
     "OverfittingMonitor",
@@ -23,6 +24,7 @@ __all__ = [
     "SpectralMonitor",
     "WeightHistogram",
     "analyze",
+    "describe_weights",
     "fit_power_law",
     "weightwatch",
 ]
@@ -34,6 +36,7 @@ _HOME = {
     "SpectralMonitor": "callbacks.spectral",
     "WeightHistogram": "callbacks.weights",
     "analyze": "spectral.analysis",
+    "describe_weights": "weights.description",
     "fit_power_law": "spectral.power_law",
     "weightwatch": "callbacks.defaults",
 }

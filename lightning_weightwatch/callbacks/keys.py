@@ -9,8 +9,11 @@ from lightning_weightwatch.callbacks._lightning import (
     LightningModule,
     MisconfigurationException,
     Trainer,
+    rank_zero_info,
     rank_zero_warn,
 )
+from lightning_weightwatch.callbacks.dashboard import Chart, Pin, dashboard, write_layout
+from lightning_weightwatch.callbacks.publish import Publisher
 
 #: EarlyStopping with at least this patience is taken to have none.
 ENDLESS_PATIENCE = 10**6
@@ -36,6 +39,12 @@ class KeyedCallback(Callback):
     ALARMS: ClassVar[frozenset[str]] = frozenset()
     #: Whether the keys are there in time for EarlyStopping and ModelCheckpoint.
     DURING_FIT: ClassVar[bool] = True
+    #: What is logged besides, with what it means: names below the prefix, and groups of charts.
+    CHARTS: ClassVar[dict[str, str]] = {}
+    #: Charts of TensorBoard's Custom Scalars, by their titles.
+    CUSTOM_CHARTS: ClassVar[dict[str, Chart]] = {}
+    #: Runs of TensorBoard below that of the logger.
+    RUNS_BESIDE: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, *, prefix: str = "weightwatch") -> None:
         if not isinstance(prefix, str) or not prefix or prefix != prefix.strip("/ "):
@@ -44,6 +53,7 @@ class KeyedCallback(Callback):
                 f"'weightwatch', got {prefix!r}"
             )
         self.prefix = prefix
+        self.publisher = Publisher(self.description)
         self._warned: set[str] = set()
 
     def key(self, name: str) -> str:
@@ -53,6 +63,19 @@ class KeyedCallback(Callback):
     def layer_tag(self, metric: str, index: int, name: str) -> str:
         """The tag of a value of one layer; the index keeps TensorBoard in the model's order."""
         return f"{self.prefix}-{metric}/{index:03d}_{name}"
+
+    def description(self, tag: str) -> str:
+        """What a card of TensorBoard is about, in a sentence of Markdown."""
+        group, _, name = tag.partition("/")
+        chart = group.removeprefix(self.prefix).removeprefix("-")
+        name = chart or name
+        meaning = {**self.KEYS, **self.CHARTS}.get(name, "")
+        alarm = " An alarm: it rests at 0 while all is well." if name in self.ALARMS else ""
+        return f"{meaning[:1].upper()}{meaning[1:]}.{alarm}" if meaning else ""
+
+    def pins(self) -> list[Pin]:
+        """What of it belongs on a dashboard."""
+        return []
 
     @property
     def logged_keys(self) -> tuple[str, ...]:
@@ -68,6 +91,7 @@ class KeyedCallback(Callback):
         """
         if stage != "fit":
             return
+        self.publisher = Publisher(self.description)
         for other in keyed(trainer):
             shared = sorted(set(self.logged_keys) & set(other.logged_keys))
             if other is not self and shared:
@@ -80,6 +104,34 @@ class KeyedCallback(Callback):
             _check_key_exists(watcher, self, trainer)
             if watcher.monitor in {self.key(name) for name in self.ALARMS}:
                 _check_alarm(watcher)
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Tell TensorBoard which charts belong together; one callback does it for all."""
+        callbacks = list(keyed(trainer))
+        if callbacks[0] is self:
+            with self._guarded("could not write to a logger"):
+                write_layout(trainer, callbacks)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Say how to look at all that was logged, when the last of the callbacks is done."""
+        callbacks = list(keyed(trainer))
+        if callbacks[-1] is not self:
+            return
+        with self._guarded("could not tell how to open TensorBoard"):
+            found = dashboard(trainer, callbacks)
+            if found is not None:
+                command, link = found
+                rank_zero_info(f"To see what was logged: {command}\nand then {link}")
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Close what this callback has opened."""
+        self.publisher.close()
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """Close it too when a fit breaks off, where Lightning calls no `teardown`."""
+        self.publisher.close()
 
     def watched(self, trainer: Trainer, *, alarms: bool = False) -> bool:
         """Whether a callback or a learning-rate scheduler monitors a key of ours.

@@ -13,11 +13,11 @@ from lightning_weightwatch.callbacks._lightning import (
     TrainerFn,
     rank_zero_info,
 )
+from lightning_weightwatch.callbacks.dashboard import Chart, Pin
 from lightning_weightwatch.callbacks.epoch_mean import EpochMean, batch_size, scalars_on
 from lightning_weightwatch.callbacks.keys import own_keys
 from lightning_weightwatch.callbacks.monitor import EpochMonitor
 from lightning_weightwatch.callbacks.monitored import Mode, checked_monitor, choose_monitor
-from lightning_weightwatch.callbacks.publish import log_figure, log_text
 from lightning_weightwatch.callbacks.validation import can_evaluate, evaluate_isolated
 from lightning_weightwatch.losses.diagnosis import LossReport, diagnose
 from lightning_weightwatch.report import Report, Skipped
@@ -45,10 +45,13 @@ class OverfittingMonitor(EpochMonitor):
     From the third validation on a model overfits while the metric is more than 4 % worse than
     its best, and the training loss fell since that.
 
-    At the end of training also the figure `weightwatch/loss_curve` and the text
-    `weightwatch/diagnosis`, which the terminal shows too; `weightwatch/seconds_losses` is what
-    the bookkeeping took. The alarm goes by single values: on a small validation set it will be
-    early at times. It stops nothing by itself. To stop on it, write
+    In TensorBoard one chart, `weightwatch/loss`, has both losses (for `mode="min"`): the runs
+    `train` and `val` below that of the logger. At the end of training also the figure
+    `weightwatch/loss_curve` and the text `weightwatch/diagnosis`, which the terminal shows too;
+    `weightwatch/seconds_losses` is what the bookkeeping took.
+
+    The alarm goes by single values: on a small validation set it will be early at times. It stops
+    nothing by itself. To stop on it, write
     `EarlyStopping(monitor="weightwatch/overfit_alarm", mode="max", stopping_threshold=0.5,
     patience=1_000_000)`.
 
@@ -86,6 +89,15 @@ class OverfittingMonitor(EpochMonitor):
         "overfit_alarm": "1 while the model overfits",
     }
     ALARMS = frozenset({"val_loss_rise", "overfit_alarm"})
+    CHARTS: ClassVar[dict[str, str]] = {
+        "loss": "mean loss of the epoch: of training in the run `train`, of validation in `val`",
+        "loss_curve": "both curves, the best epoch, and where the model overfits",
+        "seconds_losses": "seconds that the bookkeeping took",
+    }
+    CUSTOM_CHARTS: ClassVar[dict[str, Chart]] = {
+        "training and validation": ("Multiline", ("train_loss", "val_metric")),
+    }
+    RUNS_BESIDE = ("train", "val")
 
     report: LossReport | None
 
@@ -206,8 +218,16 @@ class OverfittingMonitor(EpochMonitor):
         """The two losses beside the summary of the curves."""
         return {**report.summary(), **self._latest}
 
+    def beside(self, report: Report) -> Mapping[str, Mapping[str, float]]:
+        """The training loss, and the metric where it is one to fall too: one chart for both."""
+        lines = {"train": self._latest.get("train_loss", math.nan)}
+        if self._direction == "min":
+            lines["val"] = self._latest.get("val_metric", math.nan)
+        return {run: {"loss": loss} for run, loss in lines.items() if math.isfinite(loss)}
+
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say what the curves say, in the terminal and in TensorBoard."""
+        super().on_train_end(trainer, pl_module)
         report = self.report
         if report is None or not report.val_values or self._followed is None:
             return
@@ -218,9 +238,15 @@ class OverfittingMonitor(EpochMonitor):
             self.diagnosis = tuple(diagnosis_sentences(report, followed, name))
             if self.verbose:
                 rank_zero_info("OverfittingMonitor: " + " ".join(self.diagnosis))
-            log_figure(trainer, self.key("loss_curve"), lambda: loss_figure(report, followed), step)
+            tag = self.key("loss_curve")
+            self.publisher.figure(trainer, tag, lambda: loss_figure(report, followed), step)
             text = "\n\n".join(map(escape_markdown, self.diagnosis))
-            log_text(trainer, self.key("diagnosis"), text, step)
+            self.publisher.text(trainer, self.key("diagnosis"), text, step)
+
+    def pins(self) -> list[Pin]:
+        """Both losses in a chart, and the verdict in a picture."""
+        overlaid = "loss" if self._direction == "min" else "val_metric"
+        return [("scalars", overlaid), ("images", "loss_curve")]
 
     def _checkpoint_of_the_best(self, trainer: Trainer, report: LossReport) -> str | None:
         for callback in trainer.checkpoint_callbacks:

@@ -3,7 +3,7 @@
 import math
 import time
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -15,7 +15,8 @@ from lightning_weightwatch.callbacks._lightning import (
     rank_zero_info,
 )
 from lightning_weightwatch.callbacks.keys import KeyedCallback
-from lightning_weightwatch.callbacks.publish import log_scalars, logging_step, set_monitored
+from lightning_weightwatch.callbacks.publish import logging_step, set_monitored
+from lightning_weightwatch.callbacks.schedule import MOST_FIGURES, MOST_HISTOGRAMS, Schedule
 from lightning_weightwatch.report import Report, Skipped
 
 # One warning is given when a monitor takes more than this share of an epoch and more than a second.
@@ -81,6 +82,7 @@ class EpochMonitor(KeyedCallback):
         self._order: dict[str, int] = {}
         self._epoch_started: float | None = None
         self._seconds = 0.0
+        self._histograms, self._figures = Schedule(MOST_HISTOGRAMS), Schedule(MOST_FIGURES)
 
     @abstractmethod
     def measure(self, trainer: Trainer, pl_module: LightningModule) -> Report:
@@ -94,8 +96,22 @@ class EpochMonitor(KeyedCallback):
         """The number of a layer in its tags, which it keeps when another drops out."""
         return self._order.setdefault(name, len(self._order))
 
-    def publish(self, trainer: Trainer, report: Report, step: int) -> None:
-        """Write what is more than the keys: histograms, values per layer, figures."""
+    def remember(self, report: Report, epoch: int) -> None:
+        """Keep what later figures need of a report; −1 is the epoch before training."""
+
+    def charts(self, report: Report) -> Mapping[str, float]:
+        """Numbers to log that are no keys, by their full tags: those of layers."""
+        return {}
+
+    def beside(self, report: Report) -> Mapping[str, Mapping[str, float]]:
+        """Numbers for runs of TensorBoard below that of the logger: names by run."""
+        return {}
+
+    def publish_histograms(self, trainer: Trainer, report: Report, step: int) -> None:
+        """Write histograms, at most 51 times in a fit."""
+
+    def publish_figures(self, trainer: Trainer, report: Report, step: int) -> None:
+        """Write figures and tables, at most 10 times in a fit."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Start anew, unless the same Trainer goes on with a fit."""
@@ -155,6 +171,7 @@ class EpochMonitor(KeyedCallback):
         self, trainer: Trainer, pl_module: LightningModule, epoch: int
     ) -> None:
         started, step = time.perf_counter(), logging_step(trainer)
+        drawn_before = self.publisher.drawing
         report, values = self._measured(trainer, pl_module)
         if report is None:
             return
@@ -162,13 +179,44 @@ class EpochMonitor(KeyedCallback):
         self._values.update(values)
         self.history.append({"epoch": epoch, "step": step, **values})
         self._name_skipped(report.skipped)
+        self.remember(report, epoch)
+        progress = _progress(trainer) if epoch >= 0 else 0.0
+        if self._histograms.due(progress):
+            self._show(self.publish_histograms, trainer, report, step)
+        if self._figures.due(progress, affordable=self.publisher.can_afford_figures):
+            self._show(self.publish_figures, trainer, report, step)
+        numbers = {self.key(name): value for name, value in values.items()}
         with self._guarded("could not write to a logger"):
-            self.publish(trainer, report, step)
+            numbers.update(self.charts(report))
         seconds = time.perf_counter() - started
-        self._seconds += seconds
-        full = {self.key(name): value for name, value in values.items()}
+        self._seconds += seconds - (self.publisher.drawing - drawn_before)  # figures have a budget
         with self._guarded("could not write to a logger"):
-            log_scalars(trainer, {**full, self.key(f"seconds_{self.AREA}"): seconds}, step)
+            numbers[self.key(f"seconds_{self.AREA}")] = seconds
+            self.publisher.scalars(trainer, numbers, step)
+        with self._guarded("could not write to a logger"):
+            for run, lines in self.beside(report).items():
+                tagged = {self.key(name): value for name, value in lines.items()}
+                self.publisher.beside(trainer, run, tagged, step)
+
+    def _show(
+        self,
+        write: Callable[[Trainer, Report, int], None],
+        trainer: Trainer,
+        report: Report,
+        step: int,
+    ) -> None:
+        with self._guarded("could not write to a logger"):
+            write(trainer, report, step)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Show the last measurement, if it was none of those that were shown."""
+        if self.report is None or not self.history:
+            return
+        step = int(self.history[-1]["step"])
+        if self._histograms.last():
+            self._show(self.publish_histograms, trainer, self.report, step)
+        if self._figures.last():
+            self._show(self.publish_figures, trainer, self.report, step)
 
     def _measured(
         self, trainer: Trainer, pl_module: LightningModule
@@ -240,6 +288,7 @@ class EpochMonitor(KeyedCallback):
             "values": dict(self._values),
             "measured_at": self._measured_at,
             "order": list(self._order),
+            "shown": [self._histograms.state(), self._figures.state()],
         }
 
     def _restore(self, state: dict[str, Any]) -> None:
@@ -247,3 +296,22 @@ class EpochMonitor(KeyedCallback):
         self._values = dict(state.get("values", {}))
         self._measured_at = state.get("measured_at")
         self._order = {name: index for index, name in enumerate(state.get("order", []))}
+        if "shown" in state:
+            for schedule, shown in zip(
+                (self._histograms, self._figures), state["shown"], strict=True
+            ):
+                schedule.restore(shown)
+
+
+def _progress(trainer: Trainer) -> float | None:
+    """The share of the fit that is done, by epochs or by steps; None where it has no end."""
+    loop, shares = trainer.fit_loop, []
+    batches = trainer.num_training_batches
+    if trainer.max_epochs is not None and trainer.max_epochs > 0:
+        if math.isfinite(batches) and batches > 0:
+            shares.append((loop.total_batch_idx + 1) / (batches * trainer.max_epochs))
+        else:
+            shares.append((trainer.current_epoch + 1) / trainer.max_epochs)
+    if trainer.max_steps > 0:
+        shares.append(trainer.global_step / trainer.max_steps)
+    return min(max(shares), 1.0) if shares else None

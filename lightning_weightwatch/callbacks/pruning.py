@@ -29,6 +29,9 @@ class PruningTrial(PostFitTrial):
         mode: `"min"` if it is to fall, `"max"` if it is to rise. None: that of ModelCheckpoint
             or EarlyStopping for this metric, else `"min"`.
         verbose: Print the table at the end of the fit.
+        hparams: Show the variants, the best 10 of all trials, in TensorBoard's tab HParams, as runs
+            of their own. The columns there are then those of the trials and of the module's
+            hyperparameters, without `hp_metric`.
         prefix: In place of `weightwatch`.
 
     Raises:
@@ -44,9 +47,12 @@ class PruningTrial(PostFitTrial):
         monitor: str | None = None,
         mode: Mode | None = None,
         verbose: bool = True,
+        hparams: bool = False,
         prefix: str = "weightwatch",
     ) -> None:
-        super().__init__(monitor=monitor, mode=mode, verbose=verbose, prefix=prefix)
+        super().__init__(
+            monitor=monitor, mode=mode, verbose=verbose, hparams=hparams, prefix=prefix
+        )
         if not isinstance(amounts, Sequence) or not amounts:
             raise ValueError(f"amounts must be a list such as [0.2, 0.5], got {amounts!r}")
         for amount in amounts:

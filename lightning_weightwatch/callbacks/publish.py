@@ -1,16 +1,25 @@
 """The one way to the loggers and to callback_metrics: tags, x axis, what each logger can take."""
 
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from lightning_weightwatch.callbacks._lightning import Logger, Trainer
-from lightning_weightwatch.views.png import pixels
+from lightning_weightwatch.callbacks._lightning import Trainer
+from lightning_weightwatch.callbacks.loggers import loggers_of, sink_of
+from lightning_weightwatch.callbacks.loggers.sink import Sink
+from lightning_weightwatch.callbacks.loggers.tensorboard import log_dir_of, scalar_summary
+from lightning_weightwatch.views.png import png_bytes
 from lightning_weightwatch.weights.statistics import Histogram, Moments
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+#: Figures of a callback may take this share of the fit, and besides this many seconds, in which
+#: matplotlib is loaded and short fits have theirs; those at the end of a fit are drawn in any case.
+FIGURE_SHARE = 0.03
+FIGURE_SECONDS = 1.0
 
 
 def logging_step(trainer: Trainer) -> int:
@@ -37,66 +46,116 @@ def set_monitored(trainer: Trainer, scalars: Mapping[str, float]) -> None:
         trainer.callback_metrics[key] = torch.tensor(value, dtype=dtype, device=device)
 
 
-def log_scalars(trainer: Trainer, scalars: Mapping[str, float], step: int) -> None:
-    """Write scalars to every logger; tables (CSV and the like) get the epoch beside them."""
-    faults = []
-    for logger in trainer.loggers if scalars else []:
-        try:
-            has_steps = callable(getattr(_experiment(logger), "add_scalar", None))
-            row = dict(scalars) if has_steps else {"epoch": trainer.current_epoch, **scalars}
-            logger.log_metrics(row, step=step)
-        except Exception as fault:  # the other loggers get theirs all the same
-            faults.append(fault)
-    if faults:
-        raise faults[0]
+class Publisher:
+    """Writes what one callback has to show to every logger of its Trainer.
 
+    TensorBoard gets everything, with a description on every card; any other logger what it can
+    take; none is no error. Where a logger fails, the others get theirs, and its exception is raised
+    at the end.
 
-def log_histogram(
-    trainer: Trainer, tag: str, histogram: Histogram, moments: Moments, step: int
-) -> None:
-    """Write a histogram that is already counted, 1 kB each, to TensorBoard writers."""
-    for writer in _writers(trainer, "add_histogram_raw"):
-        writer.add_histogram_raw(
-            tag,
-            min=moments.min,
-            max=moments.max,
-            num=sum(histogram.counts),
-            sum=moments.total,
-            sum_squares=moments.sum_of_squares,
-            bucket_limits=list(histogram.edges[1:]),
-            bucket_counts=list(histogram.counts),
-            global_step=step,
-        )
-
-
-def log_figure(trainer: Trainer, tag: str, draw: Callable[[], "Figure"], step: int) -> None:
-    """Draw a figure, only if a writer will take it, and write it as an image."""
-    image = None
-    for writer in _writers(trainer, "add_image"):
-        image = pixels(draw()) if image is None else image
-        writer.add_image(tag, image, step, dataformats="HWC")
-
-
-def log_text(trainer: Trainer, tag: str, markdown: str, step: int) -> None:
-    """Write Markdown to TensorBoard writers."""
-    for writer in _writers(trainer, "add_text"):
-        writer.add_text(tag, markdown, step)
-
-
-def _writers(trainer: Trainer, method: str) -> Iterator[Any]:
-    """The experiments that can do `method`: told by what they can, not by their class.
-
-    TensorBoardLogger has two classes (lightning's and pytorch_lightning's) and SummaryWriter two
-    more. Under `fast_dev_run` a dummy would take everything and keep nothing.
+    Args:
+        describe: What a tag means, in Markdown.
     """
-    if getattr(trainer, "fast_dev_run", False) or not trainer.is_global_zero:
-        return
-    for logger in trainer.loggers:
-        writer = _experiment(logger)
-        if callable(getattr(writer, method, None)):
-            yield writer
 
+    def __init__(self, describe: Callable[[str], str]) -> None:
+        self._describe = describe
+        self._described: set[str] = set()
+        self._beside: dict[str, Any] = {}
+        self._started = time.perf_counter()
+        #: Seconds that figures have taken.
+        self.drawing = 0.0
 
-def _experiment(logger: Logger) -> Any:
-    """What a logger writes to; not every logger has one."""
-    return getattr(logger, "experiment", None)
+    def scalars(self, trainer: Trainer, values: Mapping[str, float], step: int) -> None:
+        """Write numbers by their tags."""
+        if values:
+            new = self._descriptions(values)
+            self._each(trainer, lambda sink: sink.scalars(values, step, new))
+
+    def histogram(
+        self, trainer: Trainer, tag: str, histogram: Histogram, moments: Moments, step: int
+    ) -> None:
+        """Write a histogram that is already counted, and the moments of the same values."""
+        new = self._descriptions([tag]).get(tag, "")
+
+        def write(sink: Sink) -> None:
+            if sink.takes_histograms:
+                sink.histogram(tag, histogram, moments, step, new)
+
+        self._each(trainer, write)
+
+    @property
+    def can_afford_figures(self) -> bool:
+        """Whether those drawn so far took no more than they may."""
+        elapsed = time.perf_counter() - self._started
+        return self.drawing <= FIGURE_SECONDS + FIGURE_SHARE * elapsed
+
+    def figure(self, trainer: Trainer, tag: str, draw: Callable[[], "Figure"], step: int) -> None:
+        """Draw a figure, if a logger will take it, and write it."""
+        drawn: list[bytes] = []
+        new = self._descriptions([tag]).get(tag, "")
+
+        def write(sink: Sink) -> None:
+            if not sink.takes_figures:
+                return
+            if not drawn:
+                started = time.perf_counter()
+                drawn.append(png_bytes(draw()))
+                self.drawing += time.perf_counter() - started
+            sink.figure(tag, drawn[0], step, new)
+
+        self._each(trainer, write)
+
+    def text(self, trainer: Trainer, tag: str, markdown: str, step: int) -> None:
+        """Write Markdown."""
+
+        def write(sink: Sink) -> None:
+            if sink.takes_text:
+                sink.text(tag, markdown, step, self._describe(tag))
+
+        self._each(trainer, write)
+
+    def beside(self, trainer: Trainer, run: str, values: Mapping[str, float], step: int) -> None:
+        """Write numbers to a run of TensorBoard below that of the logger: one more line in a chart.
+
+        TensorBoard draws the values of one tag in one chart, a line for each run.
+        """
+        events = self.run_beside(trainer, run)
+        if events is not None:
+            descriptions = {tag: self._describe(tag) for tag in values}
+            events.add_summary(scalar_summary(values, descriptions), step)
+
+    def run_beside(self, trainer: Trainer, run: str) -> Any:
+        """What takes the events of such a run; None without a TensorBoard logger."""
+        for logger in loggers_of(trainer):
+            folder = log_dir_of(getattr(logger, "experiment", None))
+            if folder is not None and run not in self._beside:
+                from torch.utils.tensorboard.writer import FileWriter
+
+                self._beside[run] = FileWriter(f"{folder}/{run}")
+        return self._beside.get(run)
+
+    def has_written(self, tag: str) -> bool:
+        """Whether numbers, a histogram or a figure of this name went to the loggers."""
+        return tag in self._described
+
+    def close(self) -> None:
+        """Close the runs beside; the loggers close their own."""
+        for events in self._beside.values():
+            events.close()
+        self._beside.clear()
+
+    def _descriptions(self, tags: Any) -> dict[str, str]:
+        """Those of tags that had none yet: they count on the first event of a tag alone."""
+        new = {tag: self._describe(tag) for tag in tags if tag not in self._described}
+        self._described.update(new)
+        return new
+
+    def _each(self, trainer: Trainer, write: Callable[[Sink], None]) -> None:
+        faults = []
+        for logger in loggers_of(trainer):
+            try:
+                write(sink_of(logger, trainer.current_epoch))
+            except Exception as fault:  # the other loggers get theirs all the same
+                faults.append(fault)
+        if faults:
+            raise faults[0]

@@ -1,23 +1,38 @@
 """SpectralMonitor: alpha and the log-norms of the layers, epoch by epoch."""
 
-from collections.abc import Sequence
-from typing import ClassVar
+import math
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
 
 from lightning_weightwatch.callbacks._lightning import LightningModule, Trainer
+from lightning_weightwatch.callbacks.dashboard import Chart, Pin
 from lightning_weightwatch.callbacks.keys import TrainerConfigurationError
+from lightning_weightwatch.callbacks.layer_history import LayerHistory
 from lightning_weightwatch.callbacks.monitor import EpochMonitor
 from lightning_weightwatch.callbacks.patterns import check_matches, checked_patterns
-from lightning_weightwatch.callbacks.publish import log_scalars
 from lightning_weightwatch.model.effective import effective_weights
 from lightning_weightwatch.model.weights import matches
 from lightning_weightwatch.report import Report
 from lightning_weightwatch.spectral.analysis import analyze
+from lightning_weightwatch.spectral.layer import LayerSpectrum
 from lightning_weightwatch.spectral.report import SpectralReport
 from lightning_weightwatch.spectral.selection import select
 from lightning_weightwatch.spectral.unchanged import KnownSpectra
+from lightning_weightwatch.views.alpha_depth import alpha_depth_figure
+from lightning_weightwatch.views.esd import esd_figure
+from lightning_weightwatch.views.heat_map import heat_map_figure
+from lightning_weightwatch.weights.measurement import measure as measure_values
 
-#: Above this many layers a chart per layer is a haystack; the summary stays.
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+#: Above this many layers a chart per layer is a haystack; the summary and the heat map stay.
 MAX_LAYER_CHARTS = 64
+#: Layers whose spectrum is drawn.
+ESD_FIGURES = 6
 
 
 class SpectralMonitor(EpochMonitor):
@@ -48,8 +63,11 @@ class SpectralMonitor(EpochMonitor):
     of a healthy run.
 
     Logged, but not to be monitored: `weightwatch-alpha/007_encoder.0` and
-    `weightwatch-log_norm/007_encoder.0` for each layer (up to 64 layers), and
-    `weightwatch/seconds_spectral`, what the measurement took.
+    `weightwatch-log_norm/007_encoder.0` for each layer (up to 64 layers); the histogram
+    `weightwatch/alpha_layers` over the layers, at most 51 times in a fit; at most 10 times the
+    figures `weightwatch/alpha_depth`, `weightwatch/alpha_heat_map` (layer by epoch) and, of six
+    layers over the depth of the model, `weightwatch-esd/007_encoder.0`: the spectrum with its fit;
+    and `weightwatch/seconds_spectral`, what all of it took.
 
     Args:
         layers: Names of modules or shell patterns (`["net.0", "encoder.*"]`); None for all.
@@ -83,6 +101,21 @@ class SpectralMonitor(EpochMonitor):
         "alpha_distance": "distance of the mean alpha from [2, 6]",
     }
     ALARMS = frozenset({"overtrained_share", "undertrained_share", "alpha_distance"})
+    CHARTS: ClassVar[dict[str, str]] = {
+        "alpha": "power-law exponent of the spectrum: an alarm, not a verdict; between 2 and 6 for "
+        "well-trained layers",
+        "log_norm": "log10 of the squared Frobenius norm",
+        "alpha_layers": "histogram of alpha over the layers",
+        "alpha_depth": "alpha of the layers from the input to the output, beside their first one",
+        "alpha_heat_map": "alpha of every layer in every epoch",
+        "esd": "density of the eigenvalues of WᵀW, and the power law through their tail",
+        "seconds_spectral": "seconds that measuring and writing took",
+    }
+    CUSTOM_CHARTS: ClassVar[dict[str, Chart]] = {
+        "alpha of the layers: mean, smallest and largest": (
+            "Margin", ("alpha_mean", "alpha_min", "alpha_max"),
+        ),
+    }  # fmt: skip
 
     def __init__(
         self,
@@ -107,6 +140,8 @@ class SpectralMonitor(EpochMonitor):
     def _reset(self) -> None:
         super()._reset()
         self._known = KnownSpectra()
+        self._alphas = LayerHistory()
+        self._drawn: tuple[str, ...] = ()
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Check the layers against the model, which `configure_model` may just have made.
@@ -116,6 +151,7 @@ class SpectralMonitor(EpochMonitor):
                 no layer of this model is large enough to give.
         """
         found = effective_weights(pl_module)
+        super().on_fit_start(trainer, pl_module)
         names = [getattr(item, "layer", item.name) for item in found]
         by_layer = [p for p in self.layers or () if not any(matches(i.name, [p]) for i in found)]
         check_matches("layers", by_layer, list(dict.fromkeys(names)))
@@ -141,15 +177,85 @@ class SpectralMonitor(EpochMonitor):
             known=self._known,
         )
 
-    def publish(self, trainer: Trainer, report: Report, step: int) -> None:
-        """A chart per layer of alpha and of the log-norm."""
+    def remember(self, report: Report, epoch: int) -> None:
+        """A column of the heat map."""
+        assert isinstance(report, SpectralReport)
+        self._alphas.add(epoch, {layer.name: layer.alpha for layer in _fitted(report)})
+
+    def charts(self, report: Report) -> Mapping[str, float]:
+        """Alpha and the log-norm of each layer."""
         rows = report.records()
         if len(rows) > MAX_LAYER_CHARTS:
-            return
-        charts = {
+            return {}
+        return {
             self.layer_tag(metric, self.position(row["name"]), row["name"]): row[metric]
             for row in rows
             for metric in ("alpha", "log_norm")
-            if row[metric] == row[metric]  # not NaN
+            if math.isfinite(row[metric])
         }
-        log_scalars(trainer, charts, step)
+
+    def publish_histograms(self, trainer: Trainer, report: Report, step: int) -> None:
+        """Alpha over the layers."""
+        assert isinstance(report, SpectralReport)
+        alphas = torch.tensor([layer.alpha for layer in _fitted(report)], dtype=torch.float64)
+        (found,), _ = measure_values([alphas], 10.0)
+        if found.histogram is not None:
+            tag = self.key("alpha_layers")
+            self.publisher.histogram(trainer, tag, found.histogram, found.moments, step)
+
+    def publish_figures(self, trainer: Trainer, report: Report, step: int) -> None:
+        """Alpha over depth and over epochs, and the spectra of some layers."""
+        assert isinstance(report, SpectralReport)
+        fitted, alphas = _fitted(report), self._alphas
+        if not fitted:
+            return
+        when = _when(alphas.epochs[-1])
+
+        def draw(tag: str, figure: Callable[[], "Figure"]) -> None:
+            self.publisher.figure(trainer, tag, figure, step)
+
+        draw(
+            self.key("alpha_depth"),
+            lambda: alpha_depth_figure(report, alphas.first(), title=f"alpha over depth, {when}"),
+        )
+        draw(
+            self.key("alpha_heat_map"),
+            lambda: heat_map_figure(alphas.names, alphas.epochs, alphas.values()),
+        )
+        self._drawn = self._drawn or _spread(fitted)
+        for layer in fitted:
+            if layer.name in self._drawn:
+                tag = self.layer_tag("esd", self.position(layer.name), layer.name)
+                draw(tag, partial(esd_figure, layer, layer.evals))
+
+    def pins(self) -> list[Pin]:
+        """The band of alpha, and where in the model it stands."""
+        return [
+            ("scalars", "alpha_min"),
+            ("images", "alpha_depth"),
+            ("images", "alpha_heat_map"),
+        ]
+
+    def _state(self) -> dict[str, Any]:
+        return {**super()._state(), "alphas": self._alphas.state(), "drawn": list(self._drawn)}
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        super()._restore(state)
+        if "alphas" in state:
+            self._alphas.restore(state["alphas"])
+        self._drawn = tuple(state.get("drawn", ()))
+
+
+def _fitted(report: SpectralReport) -> list[LayerSpectrum]:
+    return [layer for layer in report.layers if layer.status == "success"]
+
+
+def _spread(layers: Sequence[LayerSpectrum]) -> tuple[str, ...]:
+    """The names of a few layers, evenly over the depth; the same ones for a whole fit."""
+    few = min(ESD_FIGURES, len(layers))
+    places = [round(index * (len(layers) - 1) / max(few - 1, 1)) for index in range(few)]
+    return tuple(layers[place].name for place in places)
+
+
+def _when(epoch: int) -> str:
+    return "before training" if epoch < 0 else f"epoch {epoch + 1}"

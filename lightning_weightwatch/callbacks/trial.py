@@ -13,14 +13,10 @@ from lightning_weightwatch.callbacks._lightning import (
     rank_zero_info,
     rank_zero_warn,
 )
+from lightning_weightwatch.callbacks.hparams import declare, write_trials
 from lightning_weightwatch.callbacks.keys import KeyedCallback
 from lightning_weightwatch.callbacks.monitored import Mode, checked_monitor, choose_monitor
-from lightning_weightwatch.callbacks.publish import (
-    log_scalars,
-    log_text,
-    logging_step,
-    set_monitored,
-)
+from lightning_weightwatch.callbacks.publish import logging_step, set_monitored
 from lightning_weightwatch.callbacks.validation import can_evaluate, evaluate_isolated
 from lightning_weightwatch.trials.trial import Compression, TrialReport, run_trials
 from lightning_weightwatch.views.trials import trial_markdown, trial_terminal
@@ -41,6 +37,9 @@ class PostFitTrial(KeyedCallback):
         mode: `"min"` if it is to fall, `"max"` if it is to rise. None: that of ModelCheckpoint
             or EarlyStopping for this metric, else `"min"`.
         verbose: Print the table at the end of the fit.
+        hparams: Show the variants, the best 10 of all trials, in TensorBoard's tab HParams, as runs
+            of their own. The columns there are then those of the trials and of the module's
+            hyperparameters, without `hp_metric`.
         prefix: The first part of every key and tag.
 
     Attributes:
@@ -57,6 +56,7 @@ class PostFitTrial(KeyedCallback):
         monitor: str | None = None,
         mode: Mode | None = None,
         verbose: bool = True,
+        hparams: bool = False,
         prefix: str = "weightwatch",
     ) -> None:
         super().__init__(prefix=prefix)
@@ -64,11 +64,18 @@ class PostFitTrial(KeyedCallback):
         self.monitor = monitor
         self.mode = mode
         self.verbose = verbose
+        self.hparams = hparams
         self.report: TrialReport | None = None
 
     @abstractmethod
     def compressions(self) -> Sequence[Compression]:
         """What is tried, in this order."""
+
+    def description(self, tag: str) -> str:
+        """What a card of TensorBoard is about."""
+        if tag.endswith("_bytes"):
+            return "Bytes of the model, stored so."
+        return "The monitored metric of validation minus that of the model as it was trained."
 
     @property
     def logged_keys(self) -> tuple[str, ...]:
@@ -85,6 +92,13 @@ class PostFitTrial(KeyedCallback):
         if stage == "fit":
             self.report = None
             self._warned = set()
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Declare the columns of HParams, before Lightning declares those of the module."""
+        super().on_fit_start(trainer, pl_module)
+        if self.hparams:
+            with self._guarded("could not write to a logger"):
+                declare(trainer, self)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Run the trials; whatever fails in them is a warning, and the weights stay."""
@@ -104,12 +118,16 @@ class PostFitTrial(KeyedCallback):
             self._warn_without_metric(self.report)
             with self._guarded("could not write to a logger"):
                 self._publish(trainer, self.report)
+            if self.hparams:
+                with self._guarded("could not write its rows for HParams"):
+                    write_trials(trainer, self, logging_step(trainer))
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print the table, now that no progress bar is in the way."""
         if self.report is not None and self.verbose and trainer.is_global_zero:
             with self._guarded("could not print its table"):
                 Console().print(trial_terminal(self.report, type(self).__name__))
+        super().on_fit_end(trainer, pl_module)
 
     def _refusal(self, trainer: Trainer) -> str | None:
         strategy = type(trainer.strategy).__name__
@@ -140,5 +158,5 @@ class PostFitTrial(KeyedCallback):
         values = {self.key(f"{self.AREA}_{name}"): v for name, v in report.summary().items()}
         set_monitored(trainer, values)
         step = logging_step(trainer)
-        log_scalars(trainer, values, step)
-        log_text(trainer, self.key(self.AREA), trial_markdown(report), step)
+        self.publisher.scalars(trainer, values, step)
+        self.publisher.text(trainer, self.key(self.AREA), trial_markdown(report), step)

@@ -1,20 +1,41 @@
 """WeightHistogram: how the weights are distributed, epoch by epoch."""
 
 import math
-from collections.abc import Sequence
-from typing import ClassVar
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, ClassVar
+
+from torch.optim import Optimizer
 
 from lightning_weightwatch.callbacks._lightning import LightningModule, Trainer
+from lightning_weightwatch.callbacks.dashboard import Pin
 from lightning_weightwatch.callbacks.monitor import EpochMonitor
 from lightning_weightwatch.callbacks.patterns import check_matches, checked_patterns
-from lightning_weightwatch.callbacks.publish import log_histogram, log_scalars
 from lightning_weightwatch.model.weights import Weight, walk
 from lightning_weightwatch.report import Report
-from lightning_weightwatch.weights.description import WeightReport, describe_weights
+from lightning_weightwatch.views.histogram_grid import histogram_figure
+from lightning_weightwatch.views.modules import modules_markdown
+from lightning_weightwatch.weights.description import (
+    WeightReport,
+    describe_gradients,
+    describe_weights,
+)
+from lightning_weightwatch.weights.selection import check_selection
 
 #: Above this many parameters there are histograms and totals, but no charts per parameter.
 MAX_PARAMETER_CHARTS = 64
-_CHARTS = ("mean", "std", "min", "max", "norm", "zero_share", "nonfinite")
+
+_STATISTICS = {
+    "mean": "mean of the finite values",
+    "std": "population standard deviation of the finite values",
+    "min": "smallest finite value",
+    "max": "largest finite value",
+    "mad": "median absolute deviation from the median, known to 1 %: 0.67 of `std` in a Gaussian",
+    "kurtosis": "fourth standardised moment: 3 for a Gaussian, more for heavier tails",
+    "norm": "Euclidean norm",
+    "zero_share": "share of values that are 0",
+    "outliers": "values further from the median than `outlier_mads` times the `mad`",
+    "nonfinite": "values that are NaN or infinite",
+}
 
 
 class WeightHistogram(EpochMonitor):
@@ -29,17 +50,37 @@ class WeightHistogram(EpochMonitor):
     The norm grows while training goes on, and says nothing alone.
 
     Logged, but not to be monitored: the histograms `weightwatch/weights` (all together) and
-    `weightwatch-weights/003_net.0.weight`; up to 64 parameters also the charts
-    `weightwatch-mean/003_net.0.weight` and, alike, `std`, `min`, `max`, `norm`,
-    `zero_share` and `nonfinite`; and `weightwatch/seconds_weights`. Statistics and
-    histograms are those of the finite values. Loggers other than TensorBoard get the scalars.
+    `weightwatch-weights/003_net.0.weight`, at most 51 times in a fit; the figure
+    `weightwatch/weight_grid` and the table `weightwatch/modules`, at most 10 times; charts
+    `weightwatch-mean/003_net.0.weight` and, alike, `std`, `min`, `max`, `mad`, `kurtosis`,
+    `norm`, `zero_share`, `outliers` and `nonfinite`; and `weightwatch/seconds_weights`.
+    With more than 64 parameters those charts are of the kinds, as in `weightwatch-mean/conv2d`;
+    `report` has the statistics of every parameter, kind and module. All are of the finite values.
+
+    With `gradients=True` also the histograms `weightwatch/gradients` and
+    `weightwatch-gradients/003_net.0.weight`, and the charts `weightwatch/gradient_norm`,
+    `weightwatch/gradient_nonfinite` and `weightwatch-gradient_norm/003_net.0.weight`: of the
+    last optimizer step before a measurement, before clipping. A fit that is stopped within an epoch
+    has none of that epoch.
+
+    Loggers other than TensorBoard get what they can take.
 
     Args:
         parameters: Names of parameters or shell patterns (`["*.weight"]`); None for all.
+        kinds: Kinds of parameters or shell patterns (`["conv*", "linear"]`); None for all. There
+            are linear, embedding, conv1d, conv2d, conv3d, conv_transpose, bilinear, attention, rnn,
+            norm, bias and other.
+        top_k: Of these only the k largest parameters; None for all.
+        gradients: Measure the gradients too.
+        outlier_mads: How many median absolute deviations from the median make an outlier.
         every_n_epochs: Measure in the first epoch and then in every n-th, counted as Lightning
             does: with 2 in the epochs 0, 1, 3, 5, ...
         at_start: Measure also before training.
         prefix: In place of `weightwatch`.
+
+    Attributes:
+        gradient_report: The gradients of the step before the last measurement; None where they were
+            not measured.
 
     Raises:
         ValueError: For an argument out of its range.
@@ -52,17 +93,40 @@ class WeightHistogram(EpochMonitor):
         "nonfinite": "weights that are NaN or infinite",
     }
     ALARMS = frozenset({"nonfinite"})
+    CHARTS: ClassVar[dict[str, str]] = {
+        **_STATISTICS,
+        "weights": "histogram of the finite weights: 64 equal bins from smallest to largest",
+        "weight_grid": "histograms of the largest parameters, with logarithmic counts",
+        "gradients": "histogram of the gradients of the last step, before clipping",
+        "gradient_norm": "Euclidean norm of the gradients of the last step, before clipping",
+        "gradient_nonfinite": "gradients of the last step that are NaN or infinite",
+        "seconds_weights": "seconds that measuring and writing took",
+    }
 
     def __init__(
         self,
         *,
         parameters: Sequence[str] | None = None,
+        kinds: Sequence[str] | None = None,
+        top_k: int | None = None,
+        gradients: bool = False,
+        outlier_mads: float = 10.0,
         every_n_epochs: int = 1,
         at_start: bool = False,
         prefix: str = "weightwatch",
     ) -> None:
         super().__init__(every_n_epochs=every_n_epochs, at_start=at_start, prefix=prefix)
         self.parameters = checked_patterns("parameters", parameters)
+        check_selection(names=None, kinds=kinds, top_k=top_k, outlier_mads=outlier_mads)
+        self.kinds = None if kinds is None else tuple(kinds)
+        self.top_k = top_k
+        self.gradients = gradients
+        self.outlier_mads = outlier_mads
+
+    def _reset(self) -> None:
+        super()._reset()
+        self.gradient_report: WeightReport | None = None
+        self._new_gradients: WeightReport | None = None
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Check the names against the model.
@@ -70,29 +134,101 @@ class WeightHistogram(EpochMonitor):
         Raises:
             TrainerConfigurationError: For a pattern that fits no parameter.
         """
-        names = [found.name for found in walk(pl_module) if isinstance(found, Weight)]
-        check_matches("parameters", self.parameters, names)
+        found = [weight for weight in walk(pl_module) if isinstance(weight, Weight)]
+        check_matches("parameters", self.parameters, [weight.name for weight in found])
+        check_matches("kinds", self.kinds, sorted({weight.kind for weight in found}))
+        super().on_fit_start(trainer, pl_module)
+
+    def on_before_optimizer_step(
+        self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
+    ) -> None:
+        """Measure the gradients, if it is the last step before the weights are measured.
+
+        Here they are unscaled and not clipped yet; when the weights are measured they are gone.
+        """
+        if not self.gradients or not self._due(trainer) or not _looks_after_this_batch(trainer):
+            return
+        with self._guarded("could not measure the gradients"):
+            self._new_gradients = describe_gradients(pl_module, **self._selection)
 
     def measure(self, trainer: Trainer, pl_module: LightningModule) -> WeightReport:
         """Every parameter, one at a time."""
-        return describe_weights(pl_module, names=self.parameters)
+        self.gradient_report, self._new_gradients = self._new_gradients, None
+        return describe_weights(pl_module, **self._selection)
 
-    def publish(self, trainer: Trainer, report: Report, step: int) -> None:
-        """The histograms, and the charts of a model that is not too large for them."""
+    @property
+    def _selection(self) -> dict[str, Any]:
+        return {
+            "names": self.parameters,
+            "kinds": self.kinds,
+            "top_k": self.top_k,
+            "outlier_mads": self.outlier_mads,
+        }
+
+    def charts(self, report: Report) -> Mapping[str, float]:
+        """The statistics of every parameter, or of every kind where there are too many."""
         assert isinstance(report, WeightReport)
+        charts = self._statistics(report, _STATISTICS)
+        if self.gradient_report is not None:
+            total = self.gradient_report.total
+            charts[self.key("gradient_norm")] = total.norm
+            charts[self.key("gradient_nonfinite")] = float(total.nonfinite)
+            charts.update(self._statistics(self.gradient_report, ("norm",), "gradient_"))
+        return {tag: value for tag, value in charts.items() if math.isfinite(value)}
+
+    def _statistics(
+        self, report: WeightReport, columns: Iterable[str], word: str = ""
+    ) -> dict[str, float]:
+        if len(report.parameters) > MAX_PARAMETER_CHARTS:
+            return {
+                f"{self.prefix}-{word}{column}/{row['name']}": row[column]
+                for row in report.records_by_kind()
+                for column in columns
+            }
+        return {
+            self.layer_tag(f"{word}{column}", self.position(row["name"]), row["name"]): row[column]
+            for row in report.records()
+            for column in columns
+        }
+
+    def publish_histograms(self, trainer: Trainer, report: Report, step: int) -> None:
+        """Of all together, and of each parameter."""
+        assert isinstance(report, WeightReport)
+        self._write_histograms(trainer, "weights", report, step)
+        if self.gradient_report is not None:
+            self._write_histograms(trainer, "gradients", self.gradient_report, step)
+
+    def _write_histograms(
+        self, trainer: Trainer, word: str, report: WeightReport, step: int
+    ) -> None:
+        write = self.publisher.histogram
         if report.histogram is not None:
-            log_histogram(trainer, self.key("weights"), report.histogram, report.total, step)
+            write(trainer, self.key(word), report.histogram, report.total, step)
         for parameter in report.parameters:
             position = self.position(parameter.name)
             if parameter.histogram is not None:
-                tag = self.layer_tag("weights", position, parameter.name)
-                log_histogram(trainer, tag, parameter.histogram, parameter.moments, step)
-        rows = report.records()
-        if len(rows) <= MAX_PARAMETER_CHARTS:
-            charts = {
-                self.layer_tag(metric, self.position(row["name"]), row["name"]): row[metric]
-                for metric in _CHARTS
-                for row in rows
-                if math.isfinite(row[metric])
-            }
-            log_scalars(trainer, charts, step)
+                tag = self.layer_tag(word, position, parameter.name)
+                write(trainer, tag, parameter.histogram, parameter.moments, step)
+
+    def publish_figures(self, trainer: Trainer, report: Report, step: int) -> None:
+        """The histograms in one picture, and a table of the modules."""
+        assert isinstance(report, WeightReport)
+        if report.histogram is not None:
+            tag = self.key("weight_grid")
+            self.publisher.figure(trainer, tag, lambda: histogram_figure(report), step)
+        self.publisher.text(trainer, self.key("modules"), modules_markdown(report), step)
+
+    def pins(self) -> list[Pin]:
+        """The largest parameters."""
+        return [("images", "weight_grid")]
+
+
+def _looks_after_this_batch(trainer: Trainer) -> bool:
+    """Whether the weights are measured after it: it is the last, or a validation follows."""
+    progress = trainer.fit_loop.epoch_loop.batch_progress
+    done, every = progress.current.ready, trainer.val_check_batch
+    last = progress.is_last_batch or done == trainer.num_training_batches
+    # None where validations go by the clock: which step they follow is not known before it.
+    validates = every is not None and math.isfinite(every) and every > 0 and done % every == 0
+    stops = 0 < trainer.max_steps <= trainer.global_step + 1
+    return bool(last or validates or stops)

@@ -1,7 +1,7 @@
 """The spectral metrics of one layer, from the eigenvalues of its matrices."""
 
 import math
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -81,6 +81,7 @@ class LayerSpectrum:
         rand_bulk_max: bulk_max of them.
         rand_bulk_min: bulk_min of them.
         rand_mp_status: mp_status of them; `num_traps` is 0 without a bulk.
+        evals: The eigenvalues themselves [num_evals], ascending; for figures, in no record.
     """
 
     layer_id: int
@@ -133,10 +134,13 @@ class LayerSpectrum:
     rand_bulk_max: float | None = None
     rand_bulk_min: float | None = None
     rand_mp_status: str | None = None
+    evals: FloatArray = field(default_factory=lambda: np.empty(0), repr=False, compare=False)
 
     def record(self) -> dict[str, Any]:
         """The columns that were measured."""
-        return {key: value for key, value in asdict(self).items() if value is not None}
+        row = {column.name: getattr(self, column.name) for column in fields(self)}
+        del row["evals"]
+        return {column: value for column, value in row.items() if value is not None}
 
     def with_bulk(self, fit: MarchenkoPasturFit) -> "LayerSpectrum":
         """With the columns of `mp_fit`."""
@@ -231,6 +235,7 @@ def layer_spectrum(
         entropy=_entropy(evals, rank, convention.entropy_offset),
         status=fit.status,
         warning=fit.warning,
+        evals=evals,
     )
 
 

@@ -4,7 +4,16 @@ import math
 from typing import TYPE_CHECKING, Literal
 
 from lightning_weightwatch.losses.diagnosis import LossReport
-from lightning_weightwatch.views.png import BLACK, BLUE, ORANGE, VERMILION, new_figure, style
+from lightning_weightwatch.views.layer_names import drawable, shortened
+from lightning_weightwatch.views.margins import fit_axes
+from lightning_weightwatch.views.png import (
+    BLACK,
+    BLUE,
+    ORANGE,
+    VERMILION,
+    in_our_style,
+    new_figure,
+)
 
 _MANY = 1000
 _LONGEST = 28
@@ -13,6 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+@in_our_style
 def loss_figure(report: LossReport, monitor: str) -> "Figure":
     """Training loss solid, validation dashed, a star at the best, overfitting shaded.
 
@@ -31,7 +41,7 @@ def loss_figure(report: LossReport, monitor: str) -> "Figure":
         lines += axes.plot(epochs, report.train_losses, color=BLUE, marker=marker)
         names.append("train loss")
     lines += axes.plot(epochs, report.val_values, color=VERMILION, linestyle="--", marker=marker)
-    names.append(_shortened(monitor))
+    names.append(shortened(drawable(monitor), _LONGEST))
     if report.best_epoch is not None:
         best = report.best_epoch + 1
         lines += axes.plot(best, report.best_value, "*", color=BLACK, markersize=9, zorder=3)
@@ -43,7 +53,6 @@ def loss_figure(report: LossReport, monitor: str) -> "Figure":
                 ((best + epochs[-1]) / 2, 1.02),
                 xycoords=("data", "axes fraction"),
                 ha="center",
-                fontsize=8,
             )
     axes.set_xlabel("epoch")
     axes.set_ylabel("loss" if report.mode == "min" else "value")
@@ -52,15 +61,6 @@ def loss_figure(report: LossReport, monitor: str) -> "Figure":
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     # The search for the best place takes long among many points.
     place: Literal["best", "upper right"] = "best" if len(epochs) <= _MANY else "upper right"
-    legend = axes.legend(lines, names, frameon=False, fontsize=8, loc=place)
-    for text in legend.get_texts():
-        text.set_parse_math(False)
-    style(figure)
+    axes.legend(lines, names, loc=place)
+    fit_axes(figure, axes)
     return figure
-
-
-def _shortened(name: str) -> str:
-    """A name that leaves room for the curves: cut in the middle, where names differ least."""
-    return (
-        name if len(name) <= _LONGEST else f"{name[: _LONGEST // 2]}…{name[-_LONGEST // 2 + 1 :]}"
-    )

@@ -36,6 +36,11 @@ DOCUMENTED = sorted(
         for tag in re.findall(r"`(weightwatch[/-][^`*]+)`", callback.__doc__ or "")
     }
 )
+# Written for models of more than 64 parameters, and in runs beside that of the logger.
+ELSEWHERE = {"weightwatch-mean/conv2d", "weightwatch/loss"}
+STATISTICS = (
+    "mean", "std", "min", "max", "mad", "kurtosis", "norm", "zero_share", "outliers", "nonfinite",
+)  # fmt: skip
 # What the documentation writes for a layer, or a parameter, of the reader's model.
 OF_THIS_MODEL = {
     "007_encoder.0": "000_net.0",
@@ -51,7 +56,7 @@ class Logged:
         self.callbacks: dict[str, Any] = {
             type(callback).__name__: callback
             for callback in (
-                WeightHistogram(at_start=options.pop("at_start", False)),
+                WeightHistogram(at_start=options.pop("at_start", False), gradients=True),
                 SpectralMonitor(),
                 OverfittingMonitor(),
                 QuantizationTrial(verbose=False),
@@ -98,7 +103,7 @@ def test_the_documentation_names_tags_of_every_kind() -> None:
     assert len(DOCUMENTED) > 25
 
 
-@pytest.mark.parametrize("tag", DOCUMENTED)
+@pytest.mark.parametrize("tag", [tag for tag in DOCUMENTED if tag not in ELSEWHERE])
 def test_a_documented_tag_is_there_at_the_steps_of_self_log(tag: str, logged: Logged) -> None:
     for example, real in OF_THIS_MODEL.items():
         tag = tag.replace(example, real)
@@ -111,13 +116,13 @@ def test_every_parameter_has_its_histogram_and_its_charts(logged: Logged) -> Non
     names = [name for name, _ in logged.model.named_parameters()]
     for index, name in enumerate(names):
         assert logged.steps(f"weightwatch-weights/{index:03d}_{name}") == STEPS
-        for metric in ("mean", "std", "min", "max", "norm", "zero_share", "nonfinite"):
+        for metric in STATISTICS:
             assert logged.steps(f"weightwatch-{metric}/{index:03d}_{name}") == STEPS
 
 
 def test_no_tag_is_undocumented(logged: Logged) -> None:
     groups = {tag.split("/")[0] for tag in DOCUMENTED if tag.startswith("weightwatch-")}
-    groups |= {f"weightwatch-{m}" for m in ("std", "min", "max", "norm", "zero_share", "nonfinite")}
+    groups |= {f"weightwatch-{metric}" for metric in STATISTICS}
     tags = logged.events.Tags()
     for kind in ("scalars", "histograms", "images", "tensors"):
         for tag in tags[kind]:
@@ -144,9 +149,66 @@ def test_a_histogram_holds_every_weight_once(logged: Logged) -> None:
     assert found.sum_squares == pytest.approx(np.square(weight).sum())
 
 
-def test_the_figure_is_700_pixels_wide(logged: Logged) -> None:
-    (image,) = logged.events.Images("weightwatch/loss_curve")
-    assert image.width == 700
+def test_every_figure_is_700_pixels_wide(logged: Logged) -> None:
+    tags = logged.events.Tags()["images"]
+    assert len(tags) >= 6
+    assert {image.width for tag in tags for image in logged.events.Images(tag)} == {700}
+
+
+def test_both_losses_are_one_tag_in_two_runs(logged: Logged) -> None:
+    for run, key in (("train", "train_loss"), ("val", "val_metric")):
+        events = EventAccumulator(str(Path(logged.events.path, run)))
+        events.Reload()
+        overlaid = events.Scalars("weightwatch/loss")
+        alone = logged.events.Scalars(f"weightwatch/{key}")
+        assert [(e.step, e.value) for e in overlaid] == [(e.step, e.value) for e in alone]
+
+
+def test_charts_of_a_model_of_more_than_64_parameters_are_of_its_kinds(tmp_path: Path) -> None:
+    class Deep(Perceptron):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net.extend([torch.nn.Linear(4, 4) for _ in range(31)])
+
+    logger = TensorBoardLogger(tmp_path)
+    fit = trainer([WeightHistogram(), SpectralMonitor()], tmp_path, logger=logger, max_epochs=1)
+    fit.fit(Deep(), train_loader(), val_loader())
+    events = EventAccumulator(logger.log_dir, size_guidance={"scalars": 0, "histograms": 0})
+    events.Reload()
+    tags = events.Tags()
+    assert {tag for tag in tags["scalars"] if tag.startswith("weightwatch-")} >= {
+        f"weightwatch-{metric}/{kind}" for metric in STATISTICS for kind in ("linear", "bias")
+    }
+    assert not [tag for tag in tags["scalars"] if re.match(r"weightwatch-(mean|std)/\d", tag)]
+    assert len([tag for tag in tags["histograms"] if tag.startswith("weightwatch-weights/")]) == 68
+
+
+def test_in_a_long_fit_no_card_has_more_steps_than_tensorboard_keeps(tmp_path: Path) -> None:
+    logger = TensorBoardLogger(tmp_path)
+    fit = trainer(
+        [WeightHistogram(), SpectralMonitor()],
+        tmp_path,
+        logger=logger,
+        max_epochs=70,
+        limit_train_batches=1,
+        limit_val_batches=1,
+    )
+    fit.fit(Perceptron(), train_loader(), val_loader())
+    events = EventAccumulator(
+        logger.log_dir, size_guidance={"scalars": 0, "histograms": 0, "images": 0, "tensors": 0}
+    )
+    events.Reload()
+    last, tags = 69, events.Tags()
+    steps = {tag: [e.step for e in events.Histograms(tag)] for tag in tags["histograms"]}
+    assert {len(found) for found in steps.values()} == {51}
+    drawn = {tag: [e.step for e in events.Images(tag)] for tag in tags["images"]}
+    assert {len(found) for found in drawn.values()} <= set(range(1, 11))
+    texts = [e.step for e in events.Tensors("weightwatch/modules/text_summary")]
+    assert len(texts) == 10
+    for found in [*steps.values(), *drawn.values(), texts]:
+        assert found[-1] == last
+        assert found == sorted(set(found))
+    assert len(events.Scalars("weightwatch/alpha_mean")) == 70
 
 
 def test_the_diagnosis_names_the_file_of_the_best_epoch(logged: Logged) -> None:

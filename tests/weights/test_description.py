@@ -2,16 +2,18 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from scipy import stats
 from torch import Tensor, nn
 
 from lightning_weightwatch.report import Skipped
-from lightning_weightwatch.weights import statistics
-from lightning_weightwatch.weights.description import describe_weights
+from lightning_weightwatch.weights import blocks, measurement
+from lightning_weightwatch.weights.description import describe_gradients, describe_weights
 
 
 def net() -> nn.Module:
@@ -60,8 +62,8 @@ def test_every_parameter_has_its_own_statistics() -> None:
 def test_the_total_is_that_of_all_values_together(
     monkeypatch: pytest.MonkeyPatch, block: int
 ) -> None:
-    for limit in ("_CACHE_BLOCK", "_COPY_BLOCK"):
-        monkeypatch.setattr(statistics, limit, block)
+    monkeypatch.setattr(measurement, "FEW", 0)
+    monkeypatch.setattr(blocks, "BLOCK", block)
     model = net()
     report, values = describe_weights(model), flat(model)
     assert report.total.count == values.size
@@ -198,3 +200,141 @@ def test_the_model_and_the_generator_are_left_as_they_were() -> None:
     assert list(model.state_dict()) == list(before)
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
     assert torch.equal(torch.get_rng_state(), random_state)
+
+
+def tree() -> nn.Module:
+    """Modules in modules, with weights of very different sizes."""
+    torch.manual_seed(0)
+    block = nn.ModuleDict({"conv": nn.Conv1d(40, 60, 3), "norm": nn.BatchNorm1d(60)})
+    return nn.ModuleDict({"encoder": nn.ModuleList([block]), "head": nn.Linear(60, 100)})
+
+
+def test_every_module_and_kind_has_the_statistics_of_all_that_is_below_it() -> None:
+    model = tree()
+    report = describe_weights(model)
+    assert [row["name"] for row in report.records_by_module()] == [
+        "encoder", "encoder.0", "encoder.0.conv", "encoder.0.norm", "head",
+    ]  # fmt: skip
+    for row in report.records_by_module():
+        below = model.get_submodule(row["name"])
+        assert row["parameters"] == len(list(below.parameters()))
+        assert_row_describes(row, flat(below))
+    assert [row["name"] for row in report.records_by_kind()] == ["conv1d", "bias", "norm", "linear"]
+    for row in report.records_by_kind():
+        of_it = [found.name for found in report.parameters if found.kind == row["name"]]
+        values = [model.get_parameter(name).detach().double().numpy().ravel() for name in of_it]
+        assert_row_describes(row, np.concatenate(values))
+    assert_row_describes(report.model_record(), flat(model))
+    assert [found.layer for found in report.parameters[:2]] == ["encoder.0.conv"] * 2
+
+
+def assert_row_describes(row: dict[str, Any], values: NDArray[np.float64]) -> None:
+    mad = np.median(np.abs(values - np.median(values)))
+    assert row["count"] == values.size
+    assert row["mean"] == pytest.approx(float(values.mean()), rel=1e-10, abs=1e-15)
+    assert row["std"] == pytest.approx(float(values.std()), rel=1e-10)
+    assert (row["min"], row["max"]) == (values.min(), values.max())
+    assert abs(row["mad"] - mad) <= row["mad_error"] + 1e-15
+    assert row["norm"] == pytest.approx(float(np.linalg.norm(values)), rel=1e-12)
+    assert row["zero_share"] == np.count_nonzero(values == 0) / values.size
+    if values.std():
+        expected = float(stats.kurtosis(values, fisher=False))
+        assert row["kurtosis"] == pytest.approx(expected, rel=1e-8)
+
+
+def test_parameters_of_the_model_itself_belong_to_no_module_below_it() -> None:
+    report = describe_weights(nn.Linear(3, 2))
+    assert report.records_by_module() == []
+    assert report.model_record()["count"] == 8
+    assert [found.layer for found in report.parameters] == ["Linear", "Linear"]
+
+
+def test_rows_of_groups_are_plain_python() -> None:
+    report = describe_weights(tree())
+    rows = [*report.records_by_kind(), *report.records_by_module(), report.model_record()]
+    assert {type(value) for row in rows for value in row.values()} == {str, int, float}
+
+
+def test_a_group_of_nothing_but_nans_claims_nothing() -> None:
+    model = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 2))
+    with torch.no_grad():
+        for parameter in model[0].parameters():
+            parameter.fill_(math.nan)
+    row = describe_weights(model).records_by_module()[0]
+    assert (row["count"], row["nonfinite"], row["outliers"]) == (8, 8, 0)
+    assert all(math.isnan(row[key]) for key in ("mean", "median", "mad", "mad_error", "kurtosis"))
+
+
+def test_gradients_are_described_and_parameters_without_one_are_named() -> None:
+    used, frozen = nn.Linear(6, 4), nn.Linear(4, 2).requires_grad_(False)
+    embedding = nn.Embedding(5, 3, sparse=True)
+    model = nn.Sequential(used, frozen, embedding)
+    loss: Tensor = frozen(used(torch.ones(3, 6))).square().sum()
+    rows: Tensor = embedding(torch.tensor([1, 2]))
+    torch.autograd.backward(loss + rows.sum())
+    report = describe_gradients(model)
+    assert [found.name for found in report.parameters] == ["0.weight", "0.bias"]
+    grad = model.get_parameter("0.weight").grad
+    assert grad is not None
+    assert report.parameters[0].moments.norm == pytest.approx(float(grad.double().norm()))
+    assert report.skipped == (
+        Skipped("1.weight", "no gradient"),
+        Skipped("1.bias", "no gradient"),
+        Skipped("2.weight", "sparse (torch.sparse_coo)"),
+    )
+
+
+def test_a_model_that_was_never_trained_has_no_gradients() -> None:
+    report = describe_gradients(nn.Linear(3, 2))
+    assert report.summary() == {}
+    assert len(report.skipped) == 2
+
+
+def large(*, dtype: torch.dtype = torch.float32) -> nn.Module:
+    """A tensor of several stretches and blocks, and small ones."""
+    generator = torch.Generator().manual_seed(0)
+    sizes = (1_500_001, 700, 40_000, 9_000)
+    return nn.ParameterList(
+        [nn.Parameter(torch.randn(size, generator=generator).pow(3).to(dtype)) for size in sizes]
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_the_number_of_threads_changes_not_one_bit(dtype: torch.dtype) -> None:
+    model, before = large(dtype=dtype), torch.get_num_threads()
+    reports = []
+    try:
+        for threads in (1, 2, 4):
+            torch.set_num_threads(threads)
+            reports.append(describe_weights(model))
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    assert reports[0] == reports[1] == reports[2]
+    assert reports[0].model == reports[1].model == reports[2].model
+
+
+def test_deterministic_mode_and_inference_tensors_are_no_hindrance() -> None:
+    expected = describe_weights(large())
+    torch.use_deterministic_algorithms(True)
+    try:
+        with torch.inference_mode():
+            model = large()
+            inside = describe_weights(model)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert inside == expected == describe_weights(model)
+
+
+def test_expanded_and_transposed_weights_are_read_as_they_stand() -> None:
+    shown = torch.randn(3, 700).expand(200, 3, 700).permute(2, 0, 1)
+    whole = nn.Parameter(shown.detach(), requires_grad=False)
+    assert not whole.is_contiguous()
+    (found,) = describe_weights(nn.ParameterList([whole])).parameters
+    values = shown.double().numpy()
+    assert found.shape == (700, 200, 3)
+    assert found.moments.count == values.size
+    assert found.moments.std == pytest.approx(float(values.std()), rel=1e-12)
+    assert found.histogram is not None
+    counts, _ = np.histogram(values, bins=np.array(found.histogram.edges))
+    assert list(found.histogram.counts) == counts.tolist()

@@ -1,18 +1,16 @@
-"""A figure shows what the report says: in pixels, within its frame, at TensorBoard's width."""
+"""The loss curves show what the report says: in pixels, within their frame."""
 
 import math
 
 import numpy as np
 import pytest
-from matplotlib.cbook import is_math_text
-from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.text import Text
-from numpy.typing import NDArray
 
 from lightning_weightwatch.losses.diagnosis import LossReport, diagnose
 from lightning_weightwatch.views.loss_curve import loss_figure
-from lightning_weightwatch.views.png import BLACK, BLUE, ORANGE, VERMILION, new_figure, pixels
+from lightning_weightwatch.views.png import BLACK, BLUE, ORANGE, VERMILION, pixels
+from tests.views.pictures import assert_legible, seen, shown_texts
 
 NAN = math.nan
 
@@ -23,21 +21,6 @@ def run(epochs: int, *, rise: float = 0.5) -> LossReport:
     train = [0.05 + 0.1 * math.exp(-4 * i / epochs) for i in range(epochs)]
     val = [0.07 + 0.1 * abs(i - best) / epochs * (1 if i < best else rise) for i in range(epochs)]
     return diagnose(train, val)
-
-
-def colour(name: str, alpha: float = 1.0) -> NDArray[np.float64]:
-    """A colour as it is seen on white."""
-    return np.round(255 * (alpha * np.array(to_rgb(name)) + 1 - alpha))
-
-
-def seen(image: NDArray[np.uint8], name: str, alpha: float = 1.0) -> int:
-    """How many pixels have a colour."""
-    return int((np.abs(image - colour(name, alpha)).max(-1) <= 2).sum())
-
-
-def shown_texts(figure: Figure) -> list[Text]:
-    found = [text for text in figure.findobj(Text) if isinstance(text, Text)]
-    return [text for text in found if text.get_visible() and text.get_text()]
 
 
 def assert_within_the_frame(figure: Figure) -> None:
@@ -159,7 +142,6 @@ def test_epochs_are_marked_with_whole_numbers(case: str) -> None:
         "_val",
         "a_b^c{d}",
         "100 %",
-        "line\nbreak",
         "réseau",
     ],
 )
@@ -179,43 +161,23 @@ def test_any_name_of_a_metric_is_in_the_legend_as_it_is(monitor: str) -> None:
         assert shown == monitor
 
 
+@pytest.mark.parametrize(
+    ("monitor", "shown"), [("line\nbreak", "line break"), ("损失", "\\u635f\\u5931")]
+)
+def test_what_a_legend_cannot_show_is_escaped(monitor: str, shown: str) -> None:
+    legend = loss_figure(run(15), monitor).axes[0].get_legend()
+    assert legend is not None
+    assert legend.get_texts()[1].get_text() == shown
+
+
 def as_read(text: Text) -> str:
-    """What stands in the picture: dollars in pairs would be taken for mathematics."""
-    shown = str(text.get_text())
-    if text.get_parse_math():
-        assert not is_math_text(shown)
-        shown = shown.replace("\\$", "$")
-    return shown
+    """What stands in the picture: nothing is taken for mathematics."""
+    assert not text.get_parse_math()
+    return str(text.get_text())
 
 
 def test_the_same_report_gives_the_same_pixels() -> None:
     assert np.array_equal(pixels(loss_figure(run(15), "a")), pixels(loss_figure(run(15), "a")))
-
-
-@pytest.mark.parametrize(("height", "expected"), [(2.6, 520), (1.0, 200), (5.25, 1050)])
-def test_heights_are_inches_of_200_dots(height: float, expected: int) -> None:
-    image = pixels(new_figure(height))
-    assert image.shape == (expected, 700, 3)
-    assert (image == 255).all()
-
-
-def test_pixels_are_a_copy_of_their_own() -> None:
-    figure = new_figure(1.0)
-    image = pixels(figure)
-    image[:] = 0
-    assert (pixels(figure) == 255).all()
-
-
-def lightness(name: str) -> float:
-    """Relative luminance."""
-    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(name)]
-    return float(np.dot(linear, [0.2126, 0.7152, 0.0722]))
-
-
-@pytest.mark.parametrize("name", [BLUE, VERMILION, BLACK])
-def test_curves_stand_out_from_the_page(name: str) -> None:
-    # WCAG 2.1, 1.4.11: graphics need a contrast of 3 to 1.
-    assert 1.05 / (lightness(name) + 0.05) >= 3
 
 
 @pytest.mark.parametrize("case", ["15 epochs", "1e30", "nearly constant"])
@@ -223,3 +185,8 @@ def test_all_text_is_of_one_size(case: str) -> None:
     figure = loss_figure(CASES[case], "val_loss")
     pixels(figure)
     assert {text.get_fontsize() for text in shown_texts(figure)} == {8}
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case != "nearly constant"])
+def test_the_texts_do_not_touch(case: str) -> None:
+    assert_legible(loss_figure(CASES[case], "val_loss"))

@@ -1,0 +1,70 @@
+"""Reading a tensor in blocks that stay in a core's cache, in a fixed order."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+Argument = TypeVar("Argument")
+Result = TypeVar("Result")
+
+#: Values of a block. Below 32,768 torch does an operation on the calling thread: no sum depends on
+#: how many threads there are, and none waits for a core that another process has. Threads of our
+#: own are slower than none: operations as short as these wait for Python's lock.
+BLOCK = 30_720
+#: Values of a stretch, after which the results of its blocks are put together.
+STRETCH = 1 << 19
+#: On an accelerator launching a kernel costs more than reading a few million values.
+DEVICE_BLOCK = 1 << 24
+
+
+def stretches(values: Tensor) -> Iterator[Tensor]:
+    """The values in parts of `STRETCH` at most, in no particular but a fixed order.
+
+    A complex number comes as its real and its imaginary part. Parts are views of the tensor, not
+    always flat ones: what is strided or expanded is copied by `blocks`, and only a part at a time.
+    """
+    values = values.detach()
+    if values.is_complex():
+        values = torch.view_as_real(values.resolve_conj())
+    order = sorted(range(values.dim()), key=values.stride, reverse=True)
+    values = values.permute(order)  # transposed weights lie in one piece all the same
+    limit = STRETCH if values.device.type == "cpu" else DEVICE_BLOCK
+    yield from (
+        torch.split(values.reshape(-1), limit) if values.is_contiguous() else _cut(values, limit)
+    )
+
+
+def _cut(values: Tensor, limit: int) -> Iterator[Tensor]:
+    if values.numel() <= limit:
+        yield values
+        return
+    rows = limit // (values.numel() // len(values))
+    for part in torch.split(values, max(rows, 1)):
+        yield from _cut(part if rows else part[0], limit)
+
+
+def blocks(stretch: Tensor) -> Iterator[Tensor]:
+    """Flat float32 or float64 blocks; on the CPU where the device has no float64."""
+    device = stretch.device.type
+    has_doubles = device in ("cpu", "cuda")
+    as_it_is = stretch.dtype in (torch.float32, torch.float64)  # float8 can do next to nothing
+    for block in torch.split(stretch.reshape(-1), BLOCK if device == "cpu" else DEVICE_BLOCK):
+        moved = block if has_doubles else block.cpu()
+        yield moved if as_it_is else moved.float()
+
+
+def for_each(
+    work: Callable[[Tensor, Argument], Result],
+    tensors: Iterable[Tensor],
+    arguments: Sequence[Argument],
+) -> list[list[Result]]:
+    """What `work` returns for each stretch of each tensor, in their order.
+
+    One tensor is asked for after the other, which may mean to gather it.
+    """
+    return [
+        [work(stretch, argument) for stretch in stretches(tensor)]
+        for tensor, argument in zip(tensors, arguments, strict=True)
+    ]
