@@ -49,8 +49,9 @@ docs: $(DEV) ## the site, in build/site
 
 wheel: $(WHEEL) ## wheel and sdist in dist, the wheel imported from a clean venv
 
-bench: $(DEV) $(RIVAL) ## what the callbacks cost, and the spectra beside WeightWatcher
+bench: $(DEV) $(RIVAL) ## what the callbacks cost, beside WeightWatcher and SummaryWriter
 	$(BIN)/python benchmarks/spectra.py --weightwatcher .venv-bench/bin/python
+	$(BIN)/python benchmarks/histograms.py
 	$(BIN)/python benchmarks/overhead.py
 
 soak: $(DEV) ## the long tests

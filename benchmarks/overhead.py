@@ -13,22 +13,28 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
+from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
-from torch.utils.tensorboard.writer import SummaryWriter
 
-from lightning_weightwatch import OverfittingMonitor, SpectralMonitor, WeightHistogram
+from lightning_weightwatch import OverfittingMonitor, SpectralMonitor, WeightHistogram, analyze
 from lightning_weightwatch.spectral.eigenvalues import eigenvalues
 from lightning_weightwatch.spectral.power_law import fit_power_law
+from lightning_weightwatch.views.alpha_depth import alpha_depth_figure
+from lightning_weightwatch.views.esd import esd_figure
+from lightning_weightwatch.views.heat_map import heat_map_figure
+from lightning_weightwatch.views.histogram_grid import histogram_figure
+from lightning_weightwatch.views.png import png_bytes
 from lightning_weightwatch.weights.description import describe_weights
 
 WIDTHS = {"64-512-512-10": (64, 512, 512, 10), "256-1024-1024-1024-10": (256, *[1024] * 3, 10)}
@@ -110,54 +116,52 @@ def overhead(rounds: int) -> Table:
 
 
 def floors(rounds: int) -> Table:
-    """Our maths beside the calls that it cannot do without, and beside what others use."""
+    """Our spectra beside the calls that they cannot do without."""
     weight = torch.randn(1024, 1024)
     double = weight.double().numpy()
     evals = eigenvalues(weight)
-    model = nn.Sequential(*(nn.Linear(1024, 1024) for _ in range(8)))
 
     def bare_lapack() -> None:
         with threadpool_limits(limits=1, user_api="blas"):
             np.linalg.eigvalsh(double.T @ double)
 
-    def summary_writer() -> None:
-        with tempfile.TemporaryDirectory() as folder:
-            writer = SummaryWriter(folder)
-            for name, parameter in model.named_parameters():
-                writer.add_histogram(name, parameter, 0)
-            writer.close()
-
-    table = Table(title="Our time / theirs", title_justify="left")
-    for column in ("ours", "theirs", "ratio"):
-        table.add_column(column, justify="right" if column == "ratio" else "left")
-    for ours, theirs, first, second in (
-        (
-            "eigenvalues, 1024 x 1024",
-            "Gram + eigvalsh alone",
-            lambda: eigenvalues(weight),
-            bare_lapack,
-        ),
-        (
-            "power-law fit, 1,024 points",
-            "Gram + eigvalsh",
-            lambda: fit_power_law(evals),
-            bare_lapack,
-        ),
-        (
-            "statistics and histograms, 8.4 M weights",
-            "SummaryWriter.add_histogram (histograms alone)",
-            lambda: describe_weights(model),
-            summary_writer,
-        ),
-        (
-            "statistics and histograms, 8.4 M weights",
-            "one torch.aminmax pass (the floor)",
-            lambda: describe_weights(model),
-            lambda: [parameter.detach().aminmax() for parameter in model.parameters()],
-        ),
+    table = Table(title="Our time / that of Gram + eigvalsh, 1024 x 1024", title_justify="left")
+    table.add_column("ours")
+    table.add_column("ratio", justify="right")
+    for ours, call in (
+        ("eigenvalues", lambda: eigenvalues(weight)),
+        ("power-law fit of 1,024 points", lambda: fit_power_law(evals)),
     ):
-        first()
-        table.add_row(ours, theirs, f"{paired(first, second, rounds):.2f}")
+        call()
+        table.add_row(ours, f"{paired(call, bare_lapack, rounds):.2f}")
+    return table
+
+
+def figures(rounds: int) -> Table:
+    """What a figure costs: milliseconds to draw and encode it, and kilobytes."""
+    table = Table(title="Figures", title_justify="left")
+    for column in ("figure", "layers", "ms", "kB"):
+        table.add_column(column, justify="left" if column == "figure" else "right")
+    for layers in (7, 50, 300):
+        model = nn.Sequential(*(nn.Linear(64, 64) for _ in range(layers)))
+        weights, spectra = describe_weights(model), analyze(model)
+        names, epochs = [layer.name for layer in spectra.layers], list(range(60))
+        alphas = np.random.default_rng(0).uniform(1, 8, (layers, 60))
+        layer = spectra.layers[0]
+        drawings: dict[str, Callable[[], Figure]] = {
+            "weight_grid": partial(histogram_figure, weights),
+            "alpha_depth": partial(alpha_depth_figure, spectra),
+            "alpha_heat_map, 60 epochs": partial(heat_map_figure, names, epochs, alphas),
+            "esd": partial(esd_figure, layer, layer.evals),
+        }
+        for name, draw in drawings.items():
+            spent, size = [], len(png_bytes(draw()))
+            for _ in range(rounds):
+                started = time.perf_counter()
+                png_bytes(draw())
+                spent.append(time.perf_counter() - started)
+            cost = f"{1000 * statistics.median(spent):.0f}"
+            table.add_row(name, str(layers), cost, f"{size / 1000:.0f}")
     return table
 
 
@@ -171,6 +175,7 @@ def main() -> None:
     console = Console()
     console.print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {rounds} rounds")
     console.print(floors(rounds))
+    console.print(figures(rounds))
     console.print(overhead(rounds))
 
 

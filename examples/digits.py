@@ -213,8 +213,8 @@ def run(labels: Labels, *, log_dir: Path, epochs: int, seed: int, console: Conso
     model, (train, val, test) = DigitsClassifier(), digits(labels, seed)
     spectral = SpectralMonitor(layers=["net.0", "net.2"])
     overfitting = OverfittingMonitor(monitor="val_loss", verbose=False)
-    quantization = QuantizationTrial(bits=(8, 4), verbose=False, hparams=True)
-    pruning = PruningTrial(amounts=(0.5,), verbose=False, hparams=True)
+    quantization = QuantizationTrial(bits=(8, 4), verbose=False)
+    pruning = PruningTrial(amounts=(0.5,), verbose=False)
     alarm = EarlyStopping("weightwatch/alpha_min", stopping_threshold=MEMORISED, patience=10**6)
     best = ModelCheckpoint(monitor="val_loss")
     ours = [WeightHistogram(gradients=True), spectral, overfitting, quantization, pruning]

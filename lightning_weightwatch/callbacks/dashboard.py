@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 from lightning_weightwatch.callbacks._lightning import Trainer
 from lightning_weightwatch.callbacks.loggers import loggers_of
-from lightning_weightwatch.callbacks.loggers.tensorboard import events_of, log_dir_of
+from lightning_weightwatch.callbacks.loggers.tensorboard import events_of, log_dir_of, tag_prefix
 
 if TYPE_CHECKING:
     from lightning_weightwatch.callbacks.keys import KeyedCallback
@@ -31,24 +31,37 @@ def write_layout(trainer: Trainer, callbacks: Sequence["KeyedCallback"]) -> None
     Of two layouts in one run the later wins, those of several runs are merged: in a run beside,
     ours does not take the place of the user's.
     """
-    layout: dict[str, dict[str, list[Any]]] = {}
-    for callback in callbacks:
-        for title, (form, names) in callback.CUSTOM_CHARTS.items():
-            tags = [callback.key(name) for name in names]
-            layout.setdefault(callback.prefix, {})[title] = [form, tags]
-    if not layout:
+    if not any(callback.CUSTOM_CHARTS for callback in callbacks):
         return
     aside = next((callback for callback in callbacks if callback.RUNS_BESIDE), None)
     if aside is not None:
-        targets = [aside.publisher.run_beside(trainer, aside.RUNS_BESIDE[0])]
+        targets = aside.publisher.runs_beside(trainer, aside.RUNS_BESIDE[0])
     else:
-        writers = [getattr(logger, "experiment", None) for logger in loggers_of(trainer)]
-        targets = [events_of(writer) for writer in writers]
-    for events in targets:
+        targets = [
+            (tag_prefix(logger), events_of(getattr(logger, "experiment", None)))
+            for logger in loggers_of(trainer)
+        ]
+    for prefix, events in targets:
         if events is not None:
             from torch.utils.tensorboard.summary import custom_scalars
 
+            layout = _layout(callbacks, prefix)
             events.add_summary(custom_scalars(layout))  # type: ignore[no-untyped-call]
+
+
+def _layout(callbacks: Sequence["KeyedCallback"], prefix: str) -> dict[str, dict[str, list[Any]]]:
+    """The charts of each callback under its own prefix, in the form that torch takes.
+
+    The tags of lines are regular expressions, those of margins are not.
+    """
+    layout: dict[str, dict[str, list[Any]]] = {}
+    for callback in callbacks:
+        for title, (form, names) in callback.CUSTOM_CHARTS.items():
+            tags = [f"{prefix}{callback.key(name)}" for name in names]
+            if form == "Multiline":
+                tags = [f"^{re.escape(tag)}$" for tag in tags]
+            layout.setdefault(callback.prefix, {})[title] = [form, tags]
+    return layout
 
 
 def dashboard(trainer: Trainer, callbacks: Iterable["KeyedCallback"]) -> tuple[str, str] | None:
@@ -64,6 +77,8 @@ def dashboard(trainer: Trainer, callbacks: Iterable["KeyedCallback"]) -> tuple[s
         if (folder := log_dir_of(getattr(logger, "experiment", None))) is not None
     ]
     pins = pins_of(callbacks)
+    if folders:
+        pins = [(plugin, f"{tag_prefix(folders[0][0])}{tag}") for plugin, tag in pins]
     if not folders or not pins:
         return None
     logger, folder = folders[0]
@@ -72,13 +87,14 @@ def dashboard(trainer: Trainer, callbacks: Iterable["KeyedCallback"]) -> tuple[s
 
 
 def pins_of(callbacks: Iterable["KeyedCallback"]) -> list[tuple[str, str]]:
-    """The cards of a dashboard, plugin and tag, of those that have been written."""
-    return [
+    """The cards of a dashboard, plugin and tag, of those that have been written: curves first."""
+    pins = [
         (plugin, callback.key(name))
         for callback in callbacks
         for plugin, name in callback.pins()
         if callback.publisher.has_written(callback.key(name))
     ]
+    return sorted(pins, key=lambda pin: ("scalars", "images", "histograms").index(pin[0]))
 
 
 def dashboard_link(run: str, pins: Iterable[tuple[str, str]], server: str = _SERVER) -> str:

@@ -66,9 +66,8 @@ class KeyedCallback(Callback):
 
     def description(self, tag: str) -> str:
         """What a card of TensorBoard is about, in a sentence of Markdown."""
-        group, _, name = tag.partition("/")
-        chart = group.removeprefix(self.prefix).removeprefix("-")
-        name = chart or name
+        rest = tag.removeprefix(self.prefix)
+        name = rest[1:].partition("/")[0] if rest.startswith("-") else rest[1:]
         meaning = {**self.KEYS, **self.CHARTS}.get(name, "")
         alarm = " An alarm: it rests at 0 while all is well." if name in self.ALARMS else ""
         return f"{meaning[:1].upper()}{meaning[1:]}.{alarm}" if meaning else ""

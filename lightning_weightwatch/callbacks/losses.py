@@ -95,7 +95,7 @@ class OverfittingMonitor(EpochMonitor):
         "seconds_losses": "seconds that the bookkeeping took",
     }
     CUSTOM_CHARTS: ClassVar[dict[str, Chart]] = {
-        "training and validation": ("Multiline", ("train_loss", "val_metric")),
+        "training and validation loss": ("Multiline", ("loss",)),
     }
     RUNS_BESIDE = ("train", "val")
 

@@ -83,6 +83,8 @@ class EpochMonitor(KeyedCallback):
         self._epoch_started: float | None = None
         self._seconds = 0.0
         self._histograms, self._figures = Schedule(MOST_HISTOGRAMS), Schedule(MOST_FIGURES)
+        #: Seconds that were spent on the next measurement before it began.
+        self.seconds_before = 0.0
 
     @abstractmethod
     def measure(self, trainer: Trainer, pl_module: LightningModule) -> Report:
@@ -179,7 +181,8 @@ class EpochMonitor(KeyedCallback):
         self._values.update(values)
         self.history.append({"epoch": epoch, "step": step, **values})
         self._name_skipped(report.skipped)
-        self.remember(report, epoch)
+        with self._guarded("could not keep a value for its figures"):
+            self.remember(report, epoch)
         progress = _progress(trainer) if epoch >= 0 else 0.0
         if self._histograms.due(progress):
             self._show(self.publish_histograms, trainer, report, step)
@@ -189,6 +192,8 @@ class EpochMonitor(KeyedCallback):
         with self._guarded("could not write to a logger"):
             numbers.update(self.charts(report))
         seconds = time.perf_counter() - started
+        seconds += self.seconds_before
+        self.seconds_before = 0.0
         self._seconds += seconds - (self.publisher.drawing - drawn_before)  # figures have a budget
         with self._guarded("could not write to a logger"):
             numbers[self.key(f"seconds_{self.AREA}")] = seconds
@@ -301,6 +306,11 @@ class EpochMonitor(KeyedCallback):
                 (self._histograms, self._figures), state["shown"], strict=True
             ):
                 schedule.restore(shown)
+
+
+def when(epoch: int) -> str:
+    """An epoch in words, for titles."""
+    return "before training" if epoch < 0 else f"epoch {epoch + 1}"
 
 
 def _progress(trainer: Trainer) -> float | None:

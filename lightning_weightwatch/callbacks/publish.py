@@ -1,7 +1,7 @@
 """The one way to the loggers and to callback_metrics: tags, x axis, what each logger can take."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -9,7 +9,12 @@ import torch
 from lightning_weightwatch.callbacks._lightning import Trainer
 from lightning_weightwatch.callbacks.loggers import loggers_of, sink_of
 from lightning_weightwatch.callbacks.loggers.sink import Sink
-from lightning_weightwatch.callbacks.loggers.tensorboard import log_dir_of, scalar_summary
+from lightning_weightwatch.callbacks.loggers.tensorboard import (
+    RunBeside,
+    log_dir_of,
+    scalar_summary,
+    tag_prefix,
+)
 from lightning_weightwatch.views.png import png_bytes
 from lightning_weightwatch.weights.statistics import Histogram, Moments
 
@@ -59,8 +64,8 @@ class Publisher:
 
     def __init__(self, describe: Callable[[str], str]) -> None:
         self._describe = describe
-        self._described: set[str] = set()
-        self._beside: dict[str, Any] = {}
+        self._written: set[str] = set()
+        self._beside: dict[str, RunBeside] = {}
         self._started = time.perf_counter()
         #: Seconds that figures have taken.
         self.drawing = 0.0
@@ -70,6 +75,7 @@ class Publisher:
         if values:
             new = self._descriptions(values)
             self._each(trainer, lambda sink: sink.scalars(values, step, new))
+            self._written.update(values)
 
     def histogram(
         self, trainer: Trainer, tag: str, histogram: Histogram, moments: Moments, step: int
@@ -82,6 +88,7 @@ class Publisher:
                 sink.histogram(tag, histogram, moments, step, new)
 
         self._each(trainer, write)
+        self._written.add(tag)
 
     @property
     def can_afford_figures(self) -> bool:
@@ -98,12 +105,15 @@ class Publisher:
             if not sink.takes_figures:
                 return
             if not drawn:
+                import matplotlib.backends.backend_agg  # noqa: F401  # once, and not by this figure
+
                 started = time.perf_counter()
                 drawn.append(png_bytes(draw()))
                 self.drawing += time.perf_counter() - started
             sink.figure(tag, drawn[0], step, new)
 
         self._each(trainer, write)
+        self._written.add(tag)
 
     def text(self, trainer: Trainer, tag: str, markdown: str, step: int) -> None:
         """Write Markdown."""
@@ -119,36 +129,38 @@ class Publisher:
 
         TensorBoard draws the values of one tag in one chart, a line for each run.
         """
-        events = self.run_beside(trainer, run)
-        if events is not None:
-            descriptions = {tag: self._describe(tag) for tag in values}
-            events.add_summary(scalar_summary(values, descriptions), step)
+        descriptions = {tag: self._describe(tag) for tag in values}
+        for prefix, events in self.runs_beside(trainer, run):
+            tagged = {f"{prefix}{tag}": value for tag, value in values.items()}
+            described = {f"{prefix}{tag}": text for tag, text in descriptions.items()}
+            events.add_summary(scalar_summary(tagged, described), step)
+            self._written.update(values)
 
-    def run_beside(self, trainer: Trainer, run: str) -> Any:
-        """What takes the events of such a run; None without a TensorBoard logger."""
+    def runs_beside(self, trainer: Trainer, run: str) -> list[tuple[str, Any]]:
+        """What takes the events of such a run, one for each TensorBoard logger, and its prefix."""
+        found = []
         for logger in loggers_of(trainer):
             folder = log_dir_of(getattr(logger, "experiment", None))
-            if folder is not None and run not in self._beside:
-                from torch.utils.tensorboard.writer import FileWriter
-
-                self._beside[run] = FileWriter(f"{folder}/{run}")
-        return self._beside.get(run)
+            if folder is not None:
+                path = f"{folder}/{run}"
+                if path not in self._beside:
+                    self._beside[path] = RunBeside.of(path)
+                found.append((tag_prefix(logger), self._beside[path].events))
+        return found
 
     def has_written(self, tag: str) -> bool:
         """Whether numbers, a histogram or a figure of this name went to the loggers."""
-        return tag in self._described
+        return tag in self._written
 
     def close(self) -> None:
         """Close the runs beside; the loggers close their own."""
-        for events in self._beside.values():
-            events.close()
+        for run in self._beside.values():
+            run.let_go()
         self._beside.clear()
 
-    def _descriptions(self, tags: Any) -> dict[str, str]:
-        """Those of tags that had none yet: they count on the first event of a tag alone."""
-        new = {tag: self._describe(tag) for tag in tags if tag not in self._described}
-        self._described.update(new)
-        return new
+    def _descriptions(self, tags: Iterable[str]) -> dict[str, str]:
+        """Those of tags that have none yet: they count on the first event of a tag alone."""
+        return {tag: self._describe(tag) for tag in tags if tag not in self._written}
 
     def _each(self, trainer: Trainer, write: Callable[[Sink], None]) -> None:
         faults = []

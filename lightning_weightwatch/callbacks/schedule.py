@@ -13,7 +13,8 @@ class Schedule:
     """At most `limit` measurements of a fit: all of a short one, else ever fewer as it goes on.
 
     The first is among them and the last can be, since one is kept back for it. Between them they
-    lie close at first, where most happens, and where a run ends that is stopped early.
+    lie close at first, where most happens, and where a run ends that is stopped early. A fit that
+    goes on beyond its end begins anew.
 
     Args:
         limit: 2 or more.
@@ -23,6 +24,7 @@ class Schedule:
         self._limit = limit
         self._measured = self._shown = 0
         self._next = 1.0
+        self._progress = 0.0
         self._behind = False
 
     def due(self, progress: float | None, *, affordable: bool = True) -> bool:
@@ -32,6 +34,9 @@ class Schedule:
             progress: The share of the fit that is done; None where that cannot be known.
             affordable: Whether the cost of showing allows it; the end of a fit is always shown.
         """
+        if progress is not None and progress < self._progress:  # the end has moved away
+            self._measured, self._shown, self._next = 0, 0, 1.0
+        self._progress = self._progress if progress is None else progress
         self._measured += 1
         kept_back = 0 if progress is not None and progress >= 1 else 1
         due = (affordable and self._measured >= self._next) or not kept_back
@@ -54,13 +59,14 @@ class Schedule:
     def last(self) -> bool:
         """Whether the last measurement, now that no other follows, is still to be shown."""
         behind, self._behind = self._behind, False
+        self._shown += behind
         return behind
 
     def state(self) -> list[float]:
         """Plain numbers to go on from."""
-        return [self._measured, self._shown, self._next, float(self._behind)]
+        return [self._measured, self._shown, self._next, self._progress, float(self._behind)]
 
     def restore(self, state: list[float]) -> None:
         """Go on from `state()`."""
-        measured, shown, self._next, behind = state
+        measured, shown, self._next, self._progress, behind = state
         self._measured, self._shown, self._behind = int(measured), int(shown), bool(behind)

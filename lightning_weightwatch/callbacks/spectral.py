@@ -11,14 +11,14 @@ from lightning_weightwatch.callbacks._lightning import LightningModule, Trainer
 from lightning_weightwatch.callbacks.dashboard import Chart, Pin
 from lightning_weightwatch.callbacks.keys import TrainerConfigurationError
 from lightning_weightwatch.callbacks.layer_history import LayerHistory
-from lightning_weightwatch.callbacks.monitor import EpochMonitor
+from lightning_weightwatch.callbacks.monitor import EpochMonitor, when
 from lightning_weightwatch.callbacks.patterns import check_matches, checked_patterns
 from lightning_weightwatch.model.effective import effective_weights
 from lightning_weightwatch.model.weights import matches
 from lightning_weightwatch.report import Report
 from lightning_weightwatch.spectral.analysis import analyze
 from lightning_weightwatch.spectral.layer import LayerSpectrum
-from lightning_weightwatch.spectral.report import SpectralReport
+from lightning_weightwatch.spectral.report import LARGE_D, SpectralReport
 from lightning_weightwatch.spectral.selection import select
 from lightning_weightwatch.spectral.unchanged import KnownSpectra
 from lightning_weightwatch.views.alpha_depth import alpha_depth_figure
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 #: Above this many layers a chart per layer is a haystack; the summary and the heat map stay.
 MAX_LAYER_CHARTS = 64
+#: Of so many layers the heat map can be read on a small card.
+MAX_PINNED_LAYERS = 12
 #: Layers whose spectrum is drawn.
 ESD_FIGURES = 6
 
@@ -178,9 +180,17 @@ class SpectralMonitor(EpochMonitor):
         )
 
     def remember(self, report: Report, epoch: int) -> None:
-        """A column of the heat map."""
+        """The order of the layers, and a column of the heat map."""
         assert isinstance(report, SpectralReport)
-        self._alphas.add(epoch, {layer.name: layer.alpha for layer in _fitted(report)})
+        for layer in report.layers:
+            self.position(layer.name)
+        fitted = _fitted(report)
+        trusted = {
+            layer.name
+            for layer in fitted
+            if layer.D <= LARGE_D and layer.num_evals >= self.summary_min_evals
+        }
+        self._alphas.add(epoch, {layer.name: layer.alpha for layer in fitted}, trusted)
 
     def charts(self, report: Report) -> Mapping[str, float]:
         """Alpha and the log-norm of each layer."""
@@ -209,32 +219,34 @@ class SpectralMonitor(EpochMonitor):
         fitted, alphas = _fitted(report), self._alphas
         if not fitted:
             return
-        when = _when(alphas.epochs[-1])
+        title = when(alphas.epochs[-1])
 
         def draw(tag: str, figure: Callable[[], "Figure"]) -> None:
             self.publisher.figure(trainer, tag, figure, step)
 
         draw(
             self.key("alpha_depth"),
-            lambda: alpha_depth_figure(report, alphas.first(), title=f"alpha over depth, {when}"),
+            lambda: alpha_depth_figure(report, alphas.first(), title=f"alpha over depth, {title}"),
         )
         draw(
             self.key("alpha_heat_map"),
-            lambda: heat_map_figure(alphas.names, alphas.epochs, alphas.values()),
+            lambda: heat_map_figure(
+                alphas.names, alphas.epochs, alphas.values(), trusted=alphas.trusted()
+            ),
         )
-        self._drawn = self._drawn or _spread(fitted)
+        large = [each for each in fitted if each.num_evals >= self.summary_min_evals]
+        self._drawn = self._drawn or _spread(large or fitted)
         for layer in fitted:
             if layer.name in self._drawn:
                 tag = self.layer_tag("esd", self.position(layer.name), layer.name)
-                draw(tag, partial(esd_figure, layer, layer.evals))
+                draw(tag, partial(esd_figure, layer, layer.evals, title=title))
 
     def pins(self) -> list[Pin]:
         """The band of alpha, and where in the model it stands."""
-        return [
-            ("scalars", "alpha_min"),
-            ("images", "alpha_depth"),
-            ("images", "alpha_heat_map"),
-        ]
+        pins: list[Pin] = [("scalars", "alpha_min"), ("images", "alpha_depth")]
+        # Time Series shows a picture 215 px high: of many layers nothing is left there.
+        few = len(self._alphas.names) <= MAX_PINNED_LAYERS
+        return [*pins, ("images", "alpha_heat_map") if few else ("histograms", "alpha_layers")]
 
     def _state(self) -> dict[str, Any]:
         return {**super()._state(), "alphas": self._alphas.state(), "drawn": list(self._drawn)}
@@ -255,7 +267,3 @@ def _spread(layers: Sequence[LayerSpectrum]) -> tuple[str, ...]:
     few = min(ESD_FIGURES, len(layers))
     places = [round(index * (len(layers) - 1) / max(few - 1, 1)) for index in range(few)]
     return tuple(layers[place].name for place in places)
-
-
-def _when(epoch: int) -> str:
-    return "before training" if epoch < 0 else f"epoch {epoch + 1}"

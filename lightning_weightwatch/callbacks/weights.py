@@ -1,16 +1,19 @@
 """WeightHistogram: how the weights are distributed, epoch by epoch."""
 
 import math
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 from torch.optim import Optimizer
 
-from lightning_weightwatch.callbacks._lightning import LightningModule, Trainer
+from lightning_weightwatch.callbacks._lightning import LightningModule, Trainer, rank_zero_info
 from lightning_weightwatch.callbacks.dashboard import Pin
-from lightning_weightwatch.callbacks.monitor import EpochMonitor
+from lightning_weightwatch.callbacks.keys import TrainerConfigurationError
+from lightning_weightwatch.callbacks.looks import looks_before_next_step
+from lightning_weightwatch.callbacks.monitor import EpochMonitor, when
 from lightning_weightwatch.callbacks.patterns import check_matches, checked_patterns
-from lightning_weightwatch.model.weights import Weight, walk
+from lightning_weightwatch.model.weights import Weight, matches, walk
 from lightning_weightwatch.report import Report
 from lightning_weightwatch.views.histogram_grid import histogram_figure
 from lightning_weightwatch.views.modules import modules_markdown
@@ -18,8 +21,9 @@ from lightning_weightwatch.weights.description import (
     WeightReport,
     describe_gradients,
     describe_weights,
+    merged,
 )
-from lightning_weightwatch.weights.selection import check_selection
+from lightning_weightwatch.weights.selection import check_selection, choose
 
 #: Above this many parameters there are histograms and totals, but no charts per parameter.
 MAX_PARAMETER_CHARTS = 64
@@ -29,7 +33,7 @@ _STATISTICS = {
     "std": "population standard deviation of the finite values",
     "min": "smallest finite value",
     "max": "largest finite value",
-    "mad": "median absolute deviation from the median, known to 1 %: 0.67 of `std` in a Gaussian",
+    "mad": "median absolute deviation from the median: 0.67 of `std` in a Gaussian",
     "kurtosis": "fourth standardised moment: 3 for a Gaussian, more for heavier tails",
     "norm": "Euclidean norm",
     "zero_share": "share of values that are 0",
@@ -51,7 +55,8 @@ class WeightHistogram(EpochMonitor):
 
     Logged, but not to be monitored: the histograms `weightwatch/weights` (all together) and
     `weightwatch-weights/003_net.0.weight`, at most 51 times in a fit; the figure
-    `weightwatch/weight_grid` and the table `weightwatch/modules`, at most 10 times; charts
+    `weightwatch/weight_grid`, at most 10 times; the table `weightwatch/modules`, first and last;
+    charts
     `weightwatch-mean/003_net.0.weight` and, alike, `std`, `min`, `max`, `mad`, `kurtosis`,
     `norm`, `zero_share`, `outliers` and `nonfinite`; and `weightwatch/seconds_weights`.
     With more than 64 parameters those charts are of the kinds, as in `weightwatch-mean/conv2d`;
@@ -60,8 +65,9 @@ class WeightHistogram(EpochMonitor):
     With `gradients=True` also the histograms `weightwatch/gradients` and
     `weightwatch-gradients/003_net.0.weight`, and the charts `weightwatch/gradient_norm`,
     `weightwatch/gradient_nonfinite` and `weightwatch-gradient_norm/003_net.0.weight`: of the
-    last optimizer step before a measurement, before clipping. A fit that is stopped within an epoch
-    has none of that epoch.
+    last optimizer step before a measurement, before clipping. Where that step could not be known
+    for the last there are none: a fit is stopped within an epoch, validations go by the clock.
+    Several optimizers have no histogram of all gradients together.
 
     Loggers other than TensorBoard get what they can take.
 
@@ -126,35 +132,67 @@ class WeightHistogram(EpochMonitor):
     def _reset(self) -> None:
         super()._reset()
         self.gradient_report: WeightReport | None = None
-        self._new_gradients: WeightReport | None = None
+        self._new_gradients: list[WeightReport] = []
+        self._stepped_in: int | None = None
+        self._silence_named = False
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Check the names against the model.
+        """Check the selection against the model.
 
         Raises:
-            TrainerConfigurationError: For a pattern that fits no parameter.
+            TrainerConfigurationError: For a pattern that fits no parameter, or a selection that
+                leaves none.
         """
         found = [weight for weight in walk(pl_module) if isinstance(weight, Weight)]
         check_matches("parameters", self.parameters, [weight.name for weight in found])
         check_matches("kinds", self.kinds, sorted({weight.kind for weight in found}))
+        both = [weight for weight in found if matches(weight.name, self.parameters)]
+        if both and not any(matches(weight.kind, self.kinds) for weight in both):
+            raise TrainerConfigurationError(
+                f"parameters={list(self.parameters or ())} and kinds={list(self.kinds or ())} fit "
+                "nothing together. Parameters of these names are of the kinds: "
+                + ", ".join(sorted({weight.kind for weight in both}))
+            )
         super().on_fit_start(trainer, pl_module)
 
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
     ) -> None:
-        """Measure the gradients, if it is the last step before the weights are measured.
+        """Measure the gradients of this optimizer, if its next step follows the next measurement.
 
         Here they are unscaled and not clipped yet; when the weights are measured they are gone.
         """
-        if not self.gradients or not self._due(trainer) or not _looks_after_this_batch(trainer):
+        if not self.gradients:
             return
+        batch = trainer.fit_loop.total_batch_idx
+        if batch != self._stepped_in:
+            self._stepped_in, self._new_gradients = batch, []
+        if not self._due(trainer) or not looks_before_next_step(trainer):
+            return
+        started = time.perf_counter()
         with self._guarded("could not measure the gradients"):
-            self._new_gradients = describe_gradients(pl_module, **self._selection)
+            stepped = {id(each) for group in optimizer.param_groups for each in group["params"]}
+            chosen, _ = choose(pl_module, lambda weight: weight.parameter, **self._selection)
+            names = [weight.name for weight in chosen if id(weight.parameter) in stepped]
+            if names:
+                self._new_gradients.append(
+                    describe_gradients(pl_module, names=names, outlier_mads=self.outlier_mads)
+                )
+        self.seconds_before += time.perf_counter() - started
 
     def measure(self, trainer: Trainer, pl_module: LightningModule) -> WeightReport:
         """Every parameter, one at a time."""
-        self.gradient_report, self._new_gradients = self._new_gradients, None
-        return describe_weights(pl_module, **self._selection)
+        self.gradient_report = merged(self._new_gradients)
+        self._new_gradients = []
+        if self.gradient_report is not None:
+            self._name_skipped(self.gradient_report.skipped)
+        elif self.gradients and self._stepped_in is None and not self._silence_named:
+            self._silence_named = True
+            rank_zero_info(
+                "WeightHistogram has no gradients to measure: no optimizer has made a step that "
+                "Lightning knows of"
+            )
+        return describe_weights(pl_module, outlier_mads=self.outlier_mads, **self._selection)
 
     @property
     def _selection(self) -> dict[str, Any]:
@@ -162,14 +200,19 @@ class WeightHistogram(EpochMonitor):
             "names": self.parameters,
             "kinds": self.kinds,
             "top_k": self.top_k,
-            "outlier_mads": self.outlier_mads,
         }
+
+    def remember(self, report: Report, epoch: int) -> None:
+        """The order of the parameters."""
+        assert isinstance(report, WeightReport)
+        for parameter in report.parameters:
+            self.position(parameter.name)
 
     def charts(self, report: Report) -> Mapping[str, float]:
         """The statistics of every parameter, or of every kind where there are too many."""
         assert isinstance(report, WeightReport)
         charts = self._statistics(report, _STATISTICS)
-        if self.gradient_report is not None:
+        if self.gradient_report is not None and self.gradient_report.parameters:
             total = self.gradient_report.total
             charts[self.key("gradient_norm")] = total.norm
             charts[self.key("gradient_nonfinite")] = float(total.nonfinite)
@@ -215,20 +258,22 @@ class WeightHistogram(EpochMonitor):
         assert isinstance(report, WeightReport)
         if report.histogram is not None:
             tag = self.key("weight_grid")
-            self.publisher.figure(trainer, tag, lambda: histogram_figure(report), step)
+            title = when(int(self.history[-1]["epoch"]))
+            self.publisher.figure(trainer, tag, lambda: histogram_figure(report, title=title), step)
+        if len(self.history) == 1:
+            self._write_table(trainer, report)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The table once more: TensorBoard stacks all of them in one box."""
+        super().on_train_end(trainer, pl_module)
+        if isinstance(self.report, WeightReport) and len(self.history) > 1:
+            with self._guarded("could not write to a logger"):
+                self._write_table(trainer, self.report)
+
+    def _write_table(self, trainer: Trainer, report: WeightReport) -> None:
+        step = int(self.history[-1]["step"])
         self.publisher.text(trainer, self.key("modules"), modules_markdown(report), step)
 
     def pins(self) -> list[Pin]:
-        """The largest parameters."""
-        return [("images", "weight_grid")]
-
-
-def _looks_after_this_batch(trainer: Trainer) -> bool:
-    """Whether the weights are measured after it: it is the last, or a validation follows."""
-    progress = trainer.fit_loop.epoch_loop.batch_progress
-    done, every = progress.current.ready, trainer.val_check_batch
-    last = progress.is_last_batch or done == trainer.num_training_batches
-    # None where validations go by the clock: which step they follow is not known before it.
-    validates = every is not None and math.isfinite(every) and every > 0 and done % every == 0
-    stops = 0 < trainer.max_steps <= trainer.global_step + 1
-    return bool(last or validates or stops)
+        """All weights in a histogram; the grid is too fine for a small card."""
+        return [("histograms", "weights")]

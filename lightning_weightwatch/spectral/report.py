@@ -10,6 +10,8 @@ from lightning_weightwatch.spectral.layer import LayerSpectrum
 
 #: Where alpha is held to be healthy (Martin and Mahoney, JMLR 22(165), 2021).
 ALPHA_BAND = (2.0, 6.0)
+#: Above this distance between the tail and the fit alpha says little.
+LARGE_D = 0.1
 
 
 @dataclass(frozen=True)

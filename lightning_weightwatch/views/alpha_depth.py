@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lightning_weightwatch.spectral.layer import LayerSpectrum
-from lightning_weightwatch.spectral.report import ALPHA_BAND, SpectralReport
+from lightning_weightwatch.spectral.report import ALPHA_BAND, LARGE_D, SpectralReport
 from lightning_weightwatch.views.layer_names import drawable, short_names
 from lightning_weightwatch.views.margins import fit_axes, legend_below, shortened_to_fit
 from lightning_weightwatch.views.png import (
@@ -19,7 +19,6 @@ from lightning_weightwatch.views.png import (
     in_our_style,
     new_figure,
 )
-from lightning_weightwatch.views.spectra import LARGE_D
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -27,14 +26,15 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # A line through more layers than this is noise.
-_JOINED = 60
-# More names than this do not stand side by side.
-_NAMED = 20
+_JOINED = 30
+# More names than this do not stand side by side; turned ones are shorter, so that axes are left.
+_NAMED, _TURNED = 20, 10
 # An axis that shows the band well; larger alphas are clipped to it.
 _LEAST_TOP, _MOST_TOP = 8.0, 12.0
 # With fewer eigenvalues in the tail sigma exceeds a third of alpha - 1.
 _FEW = 10
-_MARKERS = (("o", BLUE), ("s", VERMILION), ("D", BLACK))
+# Of the most frequent kinds; the others are grey triangles.
+_MARKERS = (("o", BLUE), ("s", VERMILION))
 
 
 @in_our_style
@@ -44,7 +44,7 @@ def alpha_depth_figure(
     """Alpha of every layer, in the order of the model, over the band from 2 to 6.
 
     Hollow markers are fits that say little: D above 0.1, or fewer than 10 eigenvalues in the tail.
-    A triangle is an alpha beyond the axis, a cross at the foot a layer without a fit. Up to 60
+    A triangle is an alpha beyond the axis, a cross at the foot a layer without a fit. Up to 30
     layers are joined; of more, markers tell the kinds apart and a line is their running median.
 
     Args:
@@ -52,23 +52,17 @@ def alpha_depth_figure(
         first: The alphas of the first epoch by name, dashed in grey.
         title: A line above.
     """
-    from matplotlib.ticker import MaxNLocator
+    from matplotlib.ticker import MaxNLocator, MultipleLocator
 
     layers = report.layers
-    names = short_names([layer.name for layer in layers])
-    named = 0 < len(layers) <= _NAMED
     joined = len(layers) <= _JOINED
-    # Names that fit into their place stand upright.
-    upright = max(map(len, names), default=0) * 0.08 * len(layers) < 2.3
-    turned = 0.065 * max(map(len, names), default=0) if named and not upright else 0.0
-    figure = new_figure((2.8 if joined else 3.4) + turned)
+    figure = new_figure()
     axes = figure.subplots()
     alphas = [layer.alpha if layer.status == "success" else math.nan for layer in layers]
     start = [(first or {}).get(layer.name, math.nan) for layer in layers]
     top = _top([*alphas, *start])
-    axes.set_ylim(0, top)
     margin = max(0.6, 0.015 * len(layers))
-    axes.set_xlim(-margin, max(len(layers), 1) - 1 + margin)
+    axes.set(ylim=(0, top), xlim=(-margin, max(len(layers), 1) - 1 + margin))
     _draw_band(axes, top)
     drawn: dict[str, Artist] = {}
     if first:
@@ -77,21 +71,32 @@ def alpha_depth_figure(
         axes.plot(_clipped(alphas, top), color=BLUE)
     drawn |= _draw_dots(axes, layers, alphas, top, by_kind=not joined)
     if not joined:
-        (drawn["running median"],) = axes.plot(
+        (drawn["median"],) = axes.plot(
             _clipped(_running_median(alphas), top), color=BLACK, linewidth=2, zorder=3
         )
     axes.set_ylabel("alpha")
-    if named:
-        axes.set_xticks(range(len(layers)), names, rotation=90 if turned else 0)
-        axes.set_xlabel("" if turned else "layer")
-    else:
+    axes.yaxis.set_major_locator(MultipleLocator(2))
+    if not _set_names(axes, [layer.name for layer in layers]):
         axes.set_xlabel("layer")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    if title:
-        axes.set_title(shortened_to_fit(figure, drawable(title), 2.8))
+    axes.set_title(shortened_to_fit(figure, drawable(title), 2.8))
     foot = legend_below(figure, list(drawn.values()), list(drawn)) if drawn else 0.0
     fit_axes(figure, axes, bottom=foot)
     return figure
+
+
+def _set_names(axes: "Axes", names: Sequence[str]) -> bool:
+    """Names below the layers, upright or turned, where all of them fit; else they are numbered."""
+    if not 0 < len(names) <= _NAMED:
+        return False
+    shown = short_names(names)
+    turned = max(map(len, shown)) * 0.08 * len(names) > 2.3
+    if turned:
+        shown = short_names(names, _TURNED)
+        if any("…" in name for name in shown):
+            return False
+    axes.set_xticks(range(len(names)), shown, rotation=90 if turned else 0)
+    return True
 
 
 def _top(alphas: Sequence[float]) -> float:
@@ -121,11 +126,10 @@ def _draw_first(axes: "Axes", alphas: Sequence[float], top: float) -> "dict[str,
     """The alphas of the first epoch; their running median where another line would be too much."""
     few = len(alphas) <= _NAMED
     shown = _clipped(alphas if few else _running_median(alphas), top)
-    look: dict[str, Any] = {"color": GREY, "markerfacecolor": "white", "markersize": 4}
-    (line,) = axes.plot(shown, "o--" if few else "--", zorder=1.9 if few else 2.9, **look)
-    beyond = [at for at, alpha in enumerate(alphas) if few and alpha > top]
-    axes.plot(beyond, [shown[at] for at in beyond], "^", zorder=1.95, **look)
-    return {"first epoch" if few else "first epoch, median": line}
+    (line,) = axes.plot(
+        shown, "+--" if few else "--", color=GREY, markersize=5, zorder=1.9 if few else 2.9
+    )
+    return {"first epoch": line}
 
 
 def _draw_dots(
@@ -140,7 +144,8 @@ def _draw_dots(
     from matplotlib.lines import Line2D
 
     groups: dict[tuple[str, str, bool], list[int]] = {}
-    looks = _looks(layers) if by_kind else {}
+    kinds = [kind for kind, _ in Counter(layer.kind for layer in layers).most_common()]
+    looks = dict(zip(kinds, _MARKERS, strict=False)) if by_kind else {}
     for index, (layer, alpha) in enumerate(zip(layers, alphas, strict=True)):
         marker, colour = looks.get(layer.kind, ("v", GREY) if by_kind else _MARKERS[0])
         if math.isnan(alpha):
@@ -150,48 +155,39 @@ def _draw_dots(
         hollow = layer.D > LARGE_D or layer.num_pl_spikes < _FEW
         groups.setdefault((marker, colour, hollow), []).append(index)
     shown = _clipped(alphas, top)
-    size = 3.5 if by_kind else 5
     for (marker, colour, hollow), indices in sorted(groups.items()):
         axes.plot(
             indices,
             [shown[index] if marker != "x" else 0.04 * top for index in indices],
             marker,
             color=colour,
-            markersize=size,
+            markersize=3.5 if by_kind else 5,
             markerfacecolor="white" if hollow and marker != "x" else colour,
             clip_on=False,
             zorder=2.5,
         )
 
-    def sample(marker: str, colour: str, *, hollow: bool = False) -> Line2D:
-        face = "white" if hollow else colour
-        return Line2D(
-            [], [], color=colour, marker=marker, linestyle="", markersize=5, markerfacecolor=face
-        )
+    def sample(marker: str, colour: str, face: str | None = None) -> Line2D:
+        look: dict[str, Any] = {"color": colour, "markerfacecolor": face or colour}
+        return Line2D([], [], marker=marker, linestyle="", markersize=5, **look)
 
     found = {marker for marker, _, _ in groups}
     words: dict[str, Artist] = {}
     if by_kind:
         for kind, look in looks.items():
             words[kind] = sample(*look)
-        if len({layer.kind for layer in layers}) > len(looks):
-            words["other kinds"] = sample("v", GREY)
+        if len(kinds) > len(looks):
+            words["other"] = sample("v", GREY)
     elif "o" in found:
         words["now"] = sample("o", BLUE)
     if any(hollow for marker, _, hollow in groups if marker != "x"):
-        words["fit says little"] = sample("o", BLUE, hollow=True)
+        words["fit says little"] = sample("o", BLUE, "white")
     if "^" in found:
         beyond = max(alpha for alpha in alphas if alpha > top)
-        words[f"above {top:g}, up to {beyond:.3g}"] = sample("^", BLUE)
+        words[f"up to {beyond:.3g}"] = sample("^", BLUE)
     if "x" in found:
         words["no fit"] = sample("x", BLACK)
     return words
-
-
-def _looks(layers: Sequence[LayerSpectrum]) -> dict[str, tuple[str, str]]:
-    """Marker and colour of the most frequent kinds."""
-    kinds = Counter(layer.kind for layer in layers).most_common(len(_MARKERS))
-    return {kind: look for (kind, _), look in zip(kinds, _MARKERS, strict=False)}
 
 
 def _running_median(values: Sequence[float]) -> list[float]:

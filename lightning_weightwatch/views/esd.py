@@ -7,11 +7,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lightning_weightwatch.spectral.layer import LayerSpectrum
+from lightning_weightwatch.spectral.report import LARGE_D
 from lightning_weightwatch.views.layer_names import drawable
 from lightning_weightwatch.views.log_ticks import set_log_axis
-from lightning_weightwatch.views.margins import fit_axes, legend_below, shortened_to_fit
-from lightning_weightwatch.views.png import BLUE, GREEN, VERMILION, in_our_style, new_figure
-from lightning_weightwatch.views.spectra import LARGE_D
+from lightning_weightwatch.views.margins import (
+    PAD,
+    fit_axes,
+    legend_below,
+    shortened_to_fit,
+    text_width,
+)
+from lightning_weightwatch.views.png import (
+    BLUE,
+    DPI,
+    GREEN,
+    VERMILION,
+    WIDTH,
+    in_our_style,
+    new_figure,
+    write,
+)
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -25,13 +40,13 @@ _DECADES = 5.0
 # Eigenvalues in a bin.
 _LEAST = 4
 # How far below the dots the line is followed.
-_BELOW = 10.0
-# What a line of the title has room for, in characters and in inches.
-_LINE, _WIDE = 54, 2.8
+_BELOW = 1e3
+# A line of the title, in inches.
+_LINE = 0.14
 
 
 @in_our_style
-def esd_figure(layer: LayerSpectrum, evals: FloatArray) -> "Figure":
+def esd_figure(layer: LayerSpectrum, evals: FloatArray, *, title: str = "") -> "Figure":
     """The density of the eigenvalues over logarithmic bins, as WeightWatcher draws it.
 
     The line is the fitted density on its tail, k/n · (alpha − 1)/xmin · (λ/xmin)^−alpha with k of
@@ -40,39 +55,44 @@ def esd_figure(layer: LayerSpectrum, evals: FloatArray) -> "Figure":
     Args:
         layer: Its metrics, with `bulk_max` if the bulk was fitted.
         evals: Its eigenvalues, in the same units, in any order.
+        title: Goes before the name.
     """
-    figure = new_figure(3.0)
+    figure = new_figure()
     axes = figure.subplots()
     values = np.sort(evals, axis=None)
     shown = _shown(values, layer)
-    axes.set_title("\n".join(_facts(figure, layer, values.size)))
+    head = PAD
+    for fact in _facts(figure, layer, values.size, title):
+        write(figure, PAD, figure.get_figheight() - head, fact, va="top")
+        head += _LINE
     if not shown.size:
         axes.text(0.5, 0.5, "no eigenvalue above 0", transform=axes.transAxes, ha="center")
         axes.set_xticks([])
         axes.set_yticks([])
-        fit_axes(figure, axes)
+        fit_axes(figure, axes, top=head)
         return figure
     where, density = _density(shown, values.size)
     drawn: dict[str, Artist] = {}
     (drawn["eigenvalues"],) = axes.plot(where, density, "o", color=BLUE, markersize=4.5, zorder=2.2)
-    marks, lowest = [shown[0], shown[-1]], density.min()
+    marks, bounds = [shown[0], shown[-1]], [density.min(), density.max()]
     if layer.status == "success":
         tail = np.geomspace(layer.xmin, layer.xmax, 2)
         scale = layer.num_pl_spikes / values.size * (layer.alpha - 1) / layer.xmin
         line = scale * (tail / layer.xmin) ** -layer.alpha
         (drawn["power law"],) = axes.plot(tail, line, color=VERMILION, linewidth=2, zorder=2.3)
         drawn["xmin"] = axes.axvline(layer.xmin, color=VERMILION, linestyle="--", linewidth=1.2)
-        lowest = min(lowest, max(line[-1], lowest / _BELOW))
+        bounds += [line[0], max(line[-1], bounds[0] / _BELOW)]
     if layer.bulk_max is not None and layer.bulk_max > 0:
         edge = axes.axvline(layer.bulk_max, color=GREEN, linestyle=":", linewidth=2)
         drawn["MP edge"] = edge
         marks.append(layer.bulk_max)
     _set_limits(axes.xaxis, min(marks), max(marks))
-    _set_limits(axes.yaxis, lowest, density.max())
+    _set_limits(axes.yaxis, min(bounds), max(bounds))
     part = f" ({shown.size:,} of {values.size:,} shown)" if shown.size < values.size else ""
     axes.set_xlabel(f"eigenvalue λ{part}")
     axes.set_ylabel("density")
-    fit_axes(figure, axes, bottom=legend_below(figure, list(drawn.values()), list(drawn)))
+    foot = legend_below(figure, list(drawn.values()), list(drawn))
+    fit_axes(figure, axes, top=head, bottom=foot)
     return figure
 
 
@@ -121,14 +141,18 @@ def _density(values: FloatArray, total: int) -> tuple[FloatArray, FloatArray]:
     return np.exp(where), held / widths / total
 
 
-def _facts(figure: "Figure", layer: LayerSpectrum, count: int) -> list[str]:
+def _facts(figure: "Figure", layer: LayerSpectrum, count: int, title: str) -> tuple[str, str]:
     """The title: the name, and the fit or why there is none."""
-    name = shortened_to_fit(figure, drawable(layer.name), _WIDE)
+    room = WIDTH - 2 * PAD
+    begin = f"{shortened_to_fit(figure, drawable(title), room / 2)}: " if title else ""
+    left = room - text_width(figure, begin) / DPI
+    name = begin + shortened_to_fit(figure, drawable(layer.name), left)
     if layer.status != "success":
-        return [name, shortened_to_fit(figure, f"no fit: {drawable(layer.status)}", _WIDE)]
+        return name, shortened_to_fit(figure, f"no fit: {drawable(layer.status)}", room)
     digits = ".2f" if layer.alpha < 100 else ".3g"
     alpha = f"alpha {layer.alpha:{digits}} ± {layer.sigma:{digits}}"
     quality = f"D {layer.D:.2f}{' (large)' if layer.D > LARGE_D else ''}"
-    tail = f"{layer.num_pl_spikes:,} of {count:,} in the tail"
-    together = f"{alpha}, {quality}, {tail}"
-    return [name, *([together] if len(together) <= _LINE else [f"{alpha}, {quality}", tail])]
+    facts = f"{alpha}, {quality}, {layer.num_pl_spikes:,} of {count:,} in the tail"
+    if text_width(figure, facts) > room * DPI:
+        facts = f"{alpha}, {quality}, tail {layer.num_pl_spikes:,}"
+    return name, shortened_to_fit(figure, facts, room)

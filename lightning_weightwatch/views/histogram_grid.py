@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lightning_weightwatch.views.layer_names import short_names
+from lightning_weightwatch.views.layer_names import drawable, short_names
 from lightning_weightwatch.views.log_ticks import power_of_ten
 from lightning_weightwatch.views.margins import PAD, shortened_to_fit, text_width
 from lightning_weightwatch.views.png import (
@@ -53,7 +53,7 @@ class _Panel:
 
 
 @in_our_style
-def histogram_figure(report: WeightReport) -> "Figure":
+def histogram_figure(report: WeightReport, *, title: str = "") -> "Figure":
     """A panel for each parameter, of the 12 largest if there are more, in the order of the model.
 
     Counts are logarithmic, on one scale for all: one outlier is seen beside a million weights. The
@@ -61,6 +61,7 @@ def histogram_figure(report: WeightReport) -> "Figure":
 
     Args:
         report: The weights.
+        title: Goes before what is shown.
     """
     chosen = _largest(report.parameters)
     names = short_names([parameter.name for parameter in chosen])
@@ -73,7 +74,9 @@ def histogram_figure(report: WeightReport) -> "Figure":
     )
     total = len(report.parameters)
     what = f"{len(chosen)} largest of {total:,}" if total > len(chosen) else f"all {total}"
-    write(figure, PAD, figure.get_figheight() - PAD, f"{what} parameters, log counts", va="top")
+    heading = f"{f'{drawable(title)}: ' if title else ''}{what} parameters, log counts"
+    heading = shortened_to_fit(figure, heading, WIDTH - 2 * PAD)
+    write(figure, PAD, figure.get_figheight() - PAD, heading, va="top")
     write(figure, WIDTH / 2, PAD, "value of the weights", ha="center", va="bottom")
     top = math.log10(max((max(_counts(each), default=1) for each in chosen), default=1)) + 0.3
     if any(map(_note, chosen)):
@@ -93,10 +96,16 @@ def histogram_figure(report: WeightReport) -> "Figure":
 
 
 def _largest(parameters: Sequence[ParameterStatistics]) -> list[ParameterStatistics]:
-    """Which are shown."""
+    """Which are shown: of those that are equally large some from everywhere in the model."""
     sizes = [math.prod(parameter.shape) for parameter in parameters]
-    order = sorted(range(len(sizes)), key=lambda index: -sizes[index])
-    return [parameters[index] for index in sorted(order[:_MOST])]
+    if len(sizes) <= _MOST:
+        return list(parameters)
+    least = sorted(sizes, reverse=True)[_MOST - 1]
+    larger = [index for index, size in enumerate(sizes) if size > least]
+    equal = [index for index, size in enumerate(sizes) if size == least]
+    free = _MOST - len(larger)
+    spread = [equal[round(at * (len(equal) - 1) / max(free - 1, 1))] for at in range(free)]
+    return [parameters[index] for index in sorted([*larger, *spread])]
 
 
 def _counts(parameter: ParameterStatistics) -> Sequence[int]:
@@ -135,10 +144,10 @@ def _draw(figure: "Figure", panel: _Panel, parameter: ParameterStatistics, name:
                 antialiased=False, transform=place + figure.dpi_scale_trans, label=name,
             )
         )  # fmt: skip
-        for value, label in _ticks(figure, low, high, panel.width):
+        for value, label, align in _ticks(figure, low, high, panel.width):
             at = panel.x + (value - low) * scale
             lines.append([(at, panel.y), (at, panel.y - _TICK)])
-            write(figure, at, panel.y - _TICK - PAD / 2, label, ha="center", va="top")
+            write(figure, at, panel.y - _TICK - PAD / 2, label, ha=align, va="top")
     figure.add_artist(
         LineCollection(lines, colors=BLACK, linewidths=1, transform=figure.dpi_scale_trans)
     )
@@ -157,20 +166,24 @@ def _note(parameter: ParameterStatistics) -> str:
     return f"{100 * share:.0f} % zeros" if share >= _ZEROS else ""
 
 
-def _ticks(figure: "Figure", low: float, high: float, width: float) -> list[tuple[float, str]]:
-    """Two to four round values whose labels keep apart, and within the panel."""
+def _ticks(figure: "Figure", low: float, high: float, width: float) -> list[tuple[float, str, str]]:
+    """Two to five round values whose labels keep apart, within the panel; else its ends."""
     from matplotlib.ticker import MaxNLocator
 
-    found: list[tuple[float, str]] = []
-    for most in (4, 3, 2, 1):
-        found, end = [], -PAD
+    for most in (4, 3, 2, 5, 6, 8):
+        found: list[tuple[float, str, str]] = []
+        ends = [-math.inf]
         for value in MaxNLocator(most, steps=[1, 2, 5, 10]).tick_values(low, high):
-            label = f"{value:.4g}".replace("-", "−").replace("e+", "e")
+            label = _number(value)
             middle, half = (value - low) / (high - low) * width, text_width(figure, label) / DPI / 2
-            if middle - half < end or middle + half > width + PAD:
-                continue
-            found.append((value, label))
-            end = middle + half + 2 * PAD
-        if len(found) <= most:
-            break
-    return found
+            if middle - half >= -PAD and middle + half <= width + PAD:
+                found.append((value, label, "center"))
+                ends += [middle - half, middle + half + 2 * PAD]
+        if len({label for _, label, _ in found}) == len(found) >= 2 and ends == sorted(ends):
+            return found
+    first, last = _number(low), _number(high)
+    return [(low, first, "left"), (high, f"+{high - low:.2g}" if first == last else last, "right")]
+
+
+def _number(value: float) -> str:
+    return f"{value:.4g}".replace("-", "−").replace("e+", "e")

@@ -1,5 +1,6 @@
 """Names of layers that fit into a figure and can still be told apart."""
 
+import math
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -41,6 +42,26 @@ def shortened(name: str, longest: int) -> str:
         return name
     tail = (longest - 1) // 2
     return f"{name[: longest - 1 - tail]}…{name[len(name) - tail :]}"
+
+
+def named_rows(count: int, first: Sequence[int], near: float, apart: float) -> list[int]:
+    """Which rows of a map have a name beside them.
+
+    Args:
+        count: Of the rows.
+        first: Those that matter most, the most important first.
+        near: No two names may be closer, in rows.
+        apart: How far from each other the other names are, in rows.
+
+    >>> named_rows(9, first=[5, 4], near=1.5, apart=3)
+    [5, 0, 3]
+    """
+    named: list[int] = []
+    # A twentieth of a row is no overlap.
+    for row in [*first, *range(0, count, max(math.ceil(apart - 0.1), 1))]:
+        if all(abs(row - other) >= max(near - 0.05, 1) for other in named):
+            named.append(row)
+    return named
 
 
 @lru_cache(maxsize=4096)

@@ -1,6 +1,5 @@
 """Where the axes of a figure go so that nothing is cut off: measured once, no layout engine."""
 
-import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -14,6 +13,10 @@ if TYPE_CHECKING:
 
 #: Between what is drawn and the edge of the figure, in inches.
 PAD = 0.04
+
+# A row of a legend and a font size in inches; what is around a word of it, in font sizes.
+_ROW, _FONT = 0.15, 8 / 72
+_HANDLE, _HANDLE_PAD, _BETWEEN = 1.5, 0.4, 1.0
 
 
 def fit_axes(figure: "Figure", axes: "Axes", *, top: float = 0.0, bottom: float = 0.0) -> None:
@@ -43,31 +46,34 @@ def fit_axes(figure: "Figure", axes: "Axes", *, top: float = 0.0, bottom: float 
 
 
 def legend_below(figure: "Figure", handles: "Sequence[Artist]", names: Sequence[str]) -> float:
-    """A legend at the foot of the figure, where it hides no data.
+    """A legend at the foot of the figure, where it hides no data: a row, or two even ones.
 
     Returns:
         Its height in inches.
     """
-    renderer = renderer_of(figure)
-    for most in range(min(len(names), 4), 0, -1):
-        columns = math.ceil(len(names) / math.ceil(len(names) / most))
-        legend = figure.legend(
-            list(handles),
-            list(names),
-            loc="lower center",
-            ncols=columns,
-            handlelength=1.6,
-            handletextpad=0.5,
-            columnspacing=1.2,
-            labelspacing=0.3,
-            borderpad=0.1,
-            borderaxespad=0.2,
+    around = _FONT * (_HANDLE + _HANDLE_PAD + _BETWEEN)
+    widths = [text_width(figure, name) / DPI + around for name in names]
+    cuts = [len(names)]
+    if sum(widths) > WIDTH:
+        cuts.insert(
+            0, min(range(1, len(names)), key=lambda cut: max(sum(widths[:cut]), sum(widths[cut:])))
         )
-        box = legend.get_window_extent(renderer)
-        if box.width <= (WIDTH - 2 * PAD) * DPI or most == 1:
-            break
-        legend.remove()
-    return float(box.y1) / DPI
+    height, start = len(cuts) * _ROW, 0
+    for row, end in enumerate(cuts, start=1):
+        figure.legend(
+            handles[start:end],
+            names[start:end],
+            loc="lower center",
+            bbox_to_anchor=(0.5, (height - row * _ROW + PAD / 2) / figure.get_figheight()),
+            ncols=end - start,
+            handlelength=_HANDLE,
+            handletextpad=_HANDLE_PAD,
+            columnspacing=_BETWEEN,
+            borderpad=0,
+            borderaxespad=0,
+        )
+        start = end
+    return height
 
 
 def text_width(figure: "Figure", text: str) -> float:

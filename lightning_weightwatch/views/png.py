@@ -16,10 +16,12 @@ R = TypeVar("R")
 
 # Okabe and Ito's colours, told apart by all.
 BLUE, VERMILION, ORANGE, GREEN = "#0072B2", "#D55E00", "#E69F00", "#009E73"
-BLACK, GREY, LIGHT_GREY = "#000000", "#7F7F7F", "#D9D9D9"
+BLACK, GREY, MID_GREY = "#000000", "#7F7F7F", "#B0B0B0"
 
 #: 3.5 in at 200 dpi are 700 px: exactly twice the width of a TensorBoard card.
 WIDTH, DPI = 3.5, 200
+#: 430 px: exactly twice the height of a card of Time Series.
+HEIGHT = 2.15
 #: The tallest figure, in inches: one that TensorBoard shows at full size without scrolling.
 MAX_HEIGHT = 6.5
 
@@ -61,7 +63,7 @@ def in_our_style(draw: Callable[P, R]) -> Callable[P, R]:
 
 
 @in_our_style
-def new_figure(height: float = 2.6) -> "Figure":
+def new_figure(height: float = HEIGHT) -> "Figure":
     """An empty figure of 700 px width.
 
     Args:

@@ -12,11 +12,8 @@ from lightning_weightwatch.model.matrices import Matrices
 from lightning_weightwatch.report import Skipped
 from lightning_weightwatch.spectral.analysis import ShapeReport
 from lightning_weightwatch.spectral.layer import LayerSpectrum
-from lightning_weightwatch.spectral.report import ALPHA_BAND, SpectralReport
+from lightning_weightwatch.spectral.report import ALPHA_BAND, LARGE_D, SpectralReport
 from lightning_weightwatch.views.tables import Column, fitted_table, one_line
-
-#: Above this distance between the tail and the fit alpha says little.
-LARGE_D = 0.1
 
 _NAMED = 3
 _REASONS = 12

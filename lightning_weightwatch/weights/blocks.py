@@ -59,12 +59,10 @@ def for_each(
     work: Callable[[Tensor, Argument], Result],
     tensors: Iterable[Tensor],
     arguments: Sequence[Argument],
-) -> list[list[Result]]:
-    """What `work` returns for each stretch of each tensor, in their order.
+) -> Iterator[list[Result]]:
+    """What `work` returns for the stretches of each tensor, tensor after tensor.
 
-    One tensor is asked for after the other, which may mean to gather it.
+    A tensor is asked for when its turn comes, which may mean to gather it.
     """
-    return [
-        [work(stretch, argument) for stretch in stretches(tensor)]
-        for tensor, argument in zip(tensors, arguments, strict=True)
-    ]
+    for tensor, argument in zip(tensors, arguments, strict=True):
+        yield [work(stretch, argument) for stretch in stretches(tensor)]

@@ -103,7 +103,7 @@ class WeightReport:
         if not self.parameters:
             return {}
         values = {
-            "weight_norm": self.total.norm if self.total.count else math.nan,
+            "weight_norm": self.total.norm,
             "weight_std": self.total.std,
             "nonfinite": float(self.total.nonfinite),
         }
@@ -256,6 +256,19 @@ def describe_gradients(
     )
     tensors = [weight.parameter.grad for weight in chosen if weight.parameter.grad is not None]
     return _report(chosen, measure(tensors, outlier_mads), skipped, outlier_mads)
+
+
+def merged(reports: Sequence[WeightReport]) -> WeightReport | None:
+    """The reports on disjoint parameters as one, without a histogram of all; None of none."""
+    if len(reports) < 2:
+        return reports[0] if reports else None
+    return WeightReport(
+        tuple(parameter for report in reports for parameter in report.parameters),
+        joined([report.total for report in reports]),
+        None,
+        tuple(skipped for report in reports for skipped in report.skipped),
+        reports[0].outlier_mads,
+    )
 
 
 def _report(

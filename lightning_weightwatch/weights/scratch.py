@@ -68,5 +68,6 @@ def scratch_of(size: int, device: torch.device) -> Scratch:
         return Scratch(size, device)
     kept: Scratch | None = getattr(_OF_THREAD, "kept", None)
     if kept is None:
-        kept = _OF_THREAD.kept = Scratch(BLOCK, device)
+        with torch.inference_mode(False):  # else it could be written to in that mode alone
+            kept = _OF_THREAD.kept = Scratch(BLOCK, device)
     return kept

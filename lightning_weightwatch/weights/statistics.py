@@ -96,8 +96,8 @@ class Moments:
 
     @property
     def norm(self) -> float:
-        """Euclidean norm."""
-        return scaled(math.sqrt(self._squares), self.exponent)
+        """Euclidean norm; NaN where no value is finite."""
+        return math.nan if not self.count else scaled(math.sqrt(self._squares), self.exponent)
 
     @property
     def zero_share(self) -> float:

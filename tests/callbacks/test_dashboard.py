@@ -72,7 +72,7 @@ def test_every_card_of_the_link_was_written(
     logger = TensorBoardLogger(tmp_path)
     (message,) = said(caplog, callbacks(), tmp_path, logger=logger)
     cards = pinned(message.split()[-1])
-    assert {card["plugin"] for card in cards} == {"scalars", "images"}
+    assert {card["plugin"] for card in cards} == {"scalars", "images", "histograms"}
     written: dict[str, set[str]] = {"scalars": set(), "images": set(), "histograms": set()}
     for run in (".", "train", "val"):
         events = EventAccumulator(str(Path(logger.log_dir, run)))
@@ -83,6 +83,13 @@ def test_every_card_of_the_link_was_written(
         assert card["tag"] in written[card["plugin"]]
         if card["plugin"] != "scalars":
             assert card["runId"] == "defaultExperimentId/version_0"
+
+
+def test_both_losses_are_the_first_card(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
+    watch = [OverfittingMonitor(verbose=False), WeightHistogram()]
+    (message,) = said(caplog, watch, tmp_path, logger=TensorBoardLogger(tmp_path))
+    tags = [card["tag"] for card in pinned(message.split()[-1])]
+    assert tags == ["weightwatch/loss", "weightwatch/loss_curve", "weightwatch/weights"]
 
 
 def test_a_metric_that_is_to_rise_is_pinned_in_place_of_both_losses(
@@ -148,7 +155,65 @@ def test_the_charts_of_all_callbacks_are_written_once(tmp_path: Path) -> None:
         "weightwatch/alpha_min",
         "weightwatch/alpha_max",
     )
-    assert list(lines.multiline.tag) == ["weightwatch/train_loss", "weightwatch/val_metric"]
+    (pattern,) = lines.multiline.tag
+    assert re.match(pattern, "weightwatch/loss")
+    assert not re.match(pattern, "weightwatch/loss_gap")
+
+
+def losses_of(folder: Path) -> list[int]:
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    (tag,) = (tag for tag in events.Tags()["scalars"] if tag.endswith("/loss"))
+    return [event.step for event in events.Scalars(tag)]
+
+
+def test_callbacks_of_two_prefixes_share_the_files_of_the_runs_beside(tmp_path: Path) -> None:
+    logger = TensorBoardLogger(tmp_path)
+    watch = [OverfittingMonitor(verbose=False), OverfittingMonitor(verbose=False, prefix="b")]
+    fit = trainer(list(watch), tmp_path, logger=logger)
+    fit.fit(Perceptron(), train_loader(), val_loader())
+    for run in ("train", "val"):
+        (file,) = Path(logger.log_dir, run).iterdir()
+        events = EventAccumulator(str(file))
+        events.Reload()
+        for tag in ("weightwatch/loss", "b/loss"):
+            assert [event.step for event in events.Scalars(tag)] == [5, 11, 17]
+
+
+def test_every_tensorboard_logger_gets_both_losses(tmp_path: Path) -> None:
+    loggers = [TensorBoardLogger(tmp_path / name) for name in "ab"]
+    fit = trainer([OverfittingMonitor(verbose=False)], tmp_path, logger=loggers)
+    fit.fit(Perceptron(), train_loader(), val_loader())
+    for logger in loggers:
+        for run in ("train", "val"):
+            assert losses_of(Path(logger.log_dir, run)) == [5, 11, 17]
+
+
+def test_the_prefix_of_a_logger_stands_before_all_that_is_ours(
+    caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    logger = TensorBoardLogger(tmp_path, prefix="mine")
+    (message,) = said(caplog, callbacks(), tmp_path, logger=logger)
+    events = EventAccumulator(logger.log_dir)
+    events.Reload()
+    for plugin in ("scalars", "images", "histograms", "tensors"):
+        tags = [tag for tag in events.Tags()[plugin] if "weightwatch" in tag]
+        assert tags
+        assert all(tag.startswith("mine-weightwatch") for tag in tags)
+    assert all(card["tag"].startswith("mine-") for card in pinned(message.split()[-1]))
+    assert losses_of(Path(logger.log_dir, "train")) == [5, 11, 17]
+
+
+@pytest.mark.parametrize("prefix", ["weightwatch", "b/c", "a+b", "w-w"])
+def test_every_key_and_chart_has_a_description_under_any_prefix(prefix: str) -> None:
+    for callback in (WeightHistogram(prefix=prefix), SpectralMonitor(prefix=prefix)):
+        for key in callback.logged_keys:
+            assert callback.description(key).endswith(".")
+        assert callback.description(callback.layer_tag("mean", 3, "a/b")) == (
+            callback.description(callback.layer_tag("mean", 4, "c"))
+        )
+    alpha = SpectralMonitor(prefix=prefix).layer_tag("alpha", 7, "encoder.0/x")
+    assert "exponent" in SpectralMonitor(prefix=prefix).description(alpha)
 
 
 def test_without_runs_beside_the_charts_stand_in_the_run(tmp_path: Path) -> None:

@@ -43,6 +43,7 @@ STATISTICS = (
 )  # fmt: skip
 # What the documentation writes for a layer, or a parameter, of the reader's model.
 OF_THIS_MODEL = {
+    "esd/007_encoder.0": "esd/001_net.2",  # the only one that is large enough to count
     "007_encoder.0": "000_net.0",
     "003_net.0.weight": "002_net.2.weight",
 }
@@ -108,8 +109,9 @@ def test_a_documented_tag_is_there_at_the_steps_of_self_log(tag: str, logged: Lo
     for example, real in OF_THIS_MODEL.items():
         tag = tag.replace(example, real)
     at_the_end = re.search("quantization|pruning|loss_curve|diagnosis", tag)
+    expected = STEPS[-1:] if at_the_end else STEPS[::2] if "modules" in tag else STEPS
     assert logged.steps("val_loss") == STEPS
-    assert logged.steps(tag) == (STEPS[-1:] if at_the_end else STEPS)
+    assert logged.steps(tag) == expected
 
 
 def test_every_parameter_has_its_histogram_and_its_charts(logged: Logged) -> None:
@@ -151,7 +153,7 @@ def test_a_histogram_holds_every_weight_once(logged: Logged) -> None:
 
 def test_every_figure_is_700_pixels_wide(logged: Logged) -> None:
     tags = logged.events.Tags()["images"]
-    assert len(tags) >= 6
+    assert len(tags) == 5
     assert {image.width for tag in tags for image in logged.events.Images(tag)} == {700}
 
 
@@ -204,7 +206,7 @@ def test_in_a_long_fit_no_card_has_more_steps_than_tensorboard_keeps(tmp_path: P
     drawn = {tag: [e.step for e in events.Images(tag)] for tag in tags["images"]}
     assert {len(found) for found in drawn.values()} <= set(range(1, 11))
     texts = [e.step for e in events.Tensors("weightwatch/modules/text_summary")]
-    assert len(texts) == 10
+    assert texts == [0, last]
     for found in [*steps.values(), *drawn.values(), texts]:
         assert found[-1] == last
         assert found == sorted(set(found))

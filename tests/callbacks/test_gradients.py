@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.loggers import TensorBoardLogger
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
@@ -66,6 +69,9 @@ STEPS = 6  # of an epoch
         ({"accumulate_grad_batches": 4}, [2, 4, 6]),
         ({"max_epochs": -1, "max_steps": 8}, [6, 8]),
         ({"limit_val_batches": 0}, [6, 12, 18]),
+        ({"check_val_every_n_epoch": None, "val_check_interval": 10}, [6, 10, 12, 18]),
+        ({"accumulate_grad_batches": 4, "val_check_interval": 5}, [1, 2, 3, 4, 5, 6]),
+        ({"check_val_every_n_epoch": 2, "val_check_interval": 0.5}, [6, 9, 12, 18]),
         ({"limit_train_batches": 4}, [4, 8, 12]),
         ({"check_val_every_n_epoch": 2}, [6, 12, 18]),
         ({"precision": "bf16-mixed"}, [6, 12, 18]),
@@ -109,6 +115,88 @@ def test_with_several_optimizers_all_parameters_have_theirs(tmp_path: Path) -> N
     )
     assert callback.gradient_report is not None
     assert len(callback.gradient_report.parameters) == 6
+
+
+class Clipping(ManualPerceptron):
+    """Clips the gradients of both halves between its steps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.halves: list[float] = []
+
+    def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
+        optimizers: Any = self.optimizers()
+        loss = self.loss(batch)
+        for optimizer in optimizers:
+            optimizer.zero_grad()
+        self.manual_backward(loss)
+        self.halves = [gradient_norm(half) for half in (self.net[0], self.net[2:])]
+        for optimizer in optimizers:
+            optimizer.step()
+            self.clip_gradients(optimizer, 1e-3, "norm")
+        return loss.detach()
+
+
+def test_each_optimizer_has_the_gradients_of_its_own_parameters(tmp_path: Path) -> None:
+    model, callback = Clipping(), WeightHistogram(gradients=True)
+    trainer([callback], tmp_path, max_epochs=1).fit(model, train_loader(), val_loader())
+    report = callback.gradient_report
+    assert report is not None
+    first = [p.moments.norm for p in report.parameters if p.name.startswith("net.0.")]
+    others = [p.moments.norm for p in report.parameters if not p.name.startswith("net.0.")]
+    assert len(first) + len(others) == 6
+    found = [float(np.linalg.norm(norms)) for norms in (first, others)]
+    assert found == pytest.approx(model.halves, rel=1e-12)
+    assert report.total.norm == pytest.approx(float(np.linalg.norm(model.halves)), rel=1e-12)
+
+
+def test_gradients_of_a_step_that_was_not_the_last_are_forgotten(tmp_path: Path) -> None:
+    class Stopped(Watched):
+        def on_train_batch_end(self, *arguments: Any) -> None:
+            if self.trainer.global_step == 5:
+                self.trainer.should_stop = True
+
+    model, callback = Stopped(), Noting()
+    fit = trainer([callback], tmp_path, val_check_interval=0.5, max_epochs=2)
+    fit.fit(model, train_loader(), val_loader())
+    assert callback.norms == [pytest.approx(model.seen[2]), None]
+
+
+def test_nan_gradients_are_counted_and_have_no_norm(tmp_path: Path) -> None:
+    class Broken(Perceptron):
+        def loss(self, batch: list[Tensor]) -> Tensor:
+            return super().loss(batch) * float("nan")
+
+    logger = TensorBoardLogger(tmp_path)
+    fit = trainer([WeightHistogram(gradients=True)], tmp_path, logger=logger, max_epochs=1)
+    fit.fit(Broken(), train_loader(), val_loader())
+    events = EventAccumulator(logger.log_dir)
+    events.Reload()
+    tags = events.Tags()["scalars"]
+    (event,) = events.Scalars("weightwatch/gradient_nonfinite")
+    assert event.value == sum(p.numel() for p in Broken().parameters())
+    assert not [tag for tag in tags if "gradient_norm" in tag or tag.startswith("weightwatch-norm")]
+
+
+def test_top_k_chooses_by_the_weights_for_the_gradients_too(tmp_path: Path) -> None:
+    model, callback = Perceptron(), WeightHistogram(gradients=True, top_k=1)
+    model.large.requires_grad_(False)
+    trainer([callback], tmp_path, max_epochs=1).fit(model, train_loader(), val_loader())
+    assert callback.gradient_report is not None
+    assert [item.name for item in callback.gradient_report.skipped] == ["net.2.weight"]
+    assert callback.gradient_report.parameters == ()
+
+
+def test_steps_behind_the_back_of_lightning_are_said_to_have_none(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    callback = WeightHistogram(gradients=True)
+    with caplog.at_level(logging.INFO):
+        trainer([callback], tmp_path, max_epochs=2).fit(
+            ManualPerceptron(raw=True), train_loader(), val_loader()
+        )
+    assert callback.gradient_report is None
+    assert len([said for said in caplog.messages if "no gradients to measure" in said]) == 1
 
 
 def test_a_frozen_parameter_has_none_and_is_named(tmp_path: Path) -> None:

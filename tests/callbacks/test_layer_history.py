@@ -14,7 +14,7 @@ from lightning_weightwatch.callbacks.layer_history import MOST_COLUMNS, LayerHis
 def filled(measurements: int) -> LayerHistory:
     history = LayerHistory()
     for epoch in range(measurements):
-        history.add(epoch, {"a": float(epoch), "b": -float(epoch)})
+        history.add(epoch, {"a": float(epoch), "b": -float(epoch)}, {"a"} if epoch % 3 else {"b"})
     return history
 
 
@@ -28,13 +28,15 @@ def test_the_columns_stand_evenly_from_the_first_to_the_last(measurements: int) 
     assert len(epochs) >= min(measurements, MOST_COLUMNS // 2)
     assert len(set(np.diff(epochs[:-1]))) <= 1
     np.testing.assert_array_equal(history.values(), [epochs, [-epoch for epoch in epochs]])
+    trusted = [[epoch % 3 > 0 for epoch in epochs], [epoch % 3 == 0 for epoch in epochs]]
+    np.testing.assert_array_equal(history.trusted(), trusted)
 
 
 def test_a_layer_that_comes_late_or_drops_out_has_gaps() -> None:
     history = LayerHistory()
-    history.add(0, {"a": 1.0})
-    history.add(1, {"a": 2.0, "b": 3.0})
-    history.add(2, {"b": 4.0})
+    history.add(0, {"a": 1.0}, {"a"})
+    history.add(1, {"a": 2.0, "b": 3.0}, {"a", "b"})
+    history.add(2, {"b": 4.0}, {"b"})
     assert history.names == ["a", "b"]
     assert history.first() == {"a": 1.0}
     np.testing.assert_array_equal(history.values(), [[1, 2, math.nan], [math.nan, 3, 4]])
@@ -50,9 +52,11 @@ def test_it_goes_on_from_a_checkpoint(measurements: int, tmp_path: object) -> No
     whole, part, resumed = filled(200), filled(measurements), LayerHistory()
     resumed.restore(part.state())
     for epoch in range(measurements, 200):
-        resumed.add(epoch, {"a": float(epoch), "b": -float(epoch)})
+        values = {"a": float(epoch), "b": -float(epoch)}
+        resumed.add(epoch, values, {"a"} if epoch % 3 else {"b"})
     assert resumed.epochs == whole.epochs
     np.testing.assert_array_equal(resumed.values(), whole.values())
+    np.testing.assert_array_equal(resumed.trusted(), whole.trusted())
 
 
 def test_its_state_is_bounded_and_loads_without_running_code(tmp_path: object) -> None:

@@ -82,3 +82,23 @@ def test_a_resumed_schedule_goes_on_as_if_nothing_had_been(total: int, data: st.
     found += [second.due((index + 1) / total) for index in range(cut, total)]
     assert found == expected
     assert second.last() == whole.last()
+
+
+def test_a_fit_that_goes_on_beyond_its_end_begins_anew() -> None:
+    schedule = Schedule(10)
+    first = [epoch for epoch in range(30) if schedule.due((epoch + 1) / 30)]
+    resumed = Schedule(10)
+    resumed.restore(schedule.state())
+    second = [epoch for epoch in range(30, 60) if resumed.due((epoch + 1) / 60)]
+    assert len(first) == 10
+    assert second[0] == 30
+    assert second[-1] == 59
+    assert 5 <= len(second) <= 10
+
+
+def test_what_is_not_affordable_is_made_up_for_later() -> None:
+    schedule = Schedule(10)
+    shown = [e for e in range(30) if schedule.due((e + 1) / 30, affordable=not 2 < e < 20)]
+    assert shown[-1] == 29
+    assert 20 in shown
+    assert not [epoch for epoch in shown if 2 < epoch < 20]

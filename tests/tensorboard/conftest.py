@@ -11,7 +11,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from lightning_weightwatch import PruningTrial, QuantizationTrial, WeightHistogram
 from tests.callbacks.fits import Perceptron, train_loader, trainer, val_loader
-from tests.examples.test_digits import tell
+from tests.examples.test_digits import Demo, tell
 from tests.tensorboard.chromium import Window, find_chromium
 from tests.tensorboard.server import Steps, TensorBoard, serving, written
 
@@ -23,9 +23,22 @@ EPOCHS = 12
 
 
 @pytest.fixture(scope="session")
-def demo_log(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The log folder of a demo: `digits/clean`, `digits/noisy` and, beside, `options/opted_in`."""
-    folder = tell(tmp_path_factory.mktemp("demo_log"), "--epochs", str(EPOCHS)).folder
+def shown_demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
+    """A demo: the runs `digits/clean` and `digits/noisy`."""
+    return tell(tmp_path_factory.mktemp("demo_log"), "--epochs", str(EPOCHS))
+
+
+@pytest.fixture(scope="session")
+def demo_link(shown_demo: Demo) -> str:
+    """The link that it prints, without the server."""
+    (link,) = re.findall(r"http://localhost:6006/(\S+)", shown_demo.text)
+    return str(link)
+
+
+@pytest.fixture(scope="session")
+def demo_log(shown_demo: Demo) -> Path:
+    """The log folder of the demo, with `options/opted_in` beside its runs."""
+    folder = shown_demo.folder
     fit = trainer(
         [
             WeightHistogram(gradients=True),

@@ -4,16 +4,19 @@ python -m tests.tensorboard.screenshots LOG_FOLDER PICTURE_FOLDER
 """
 
 import io
+import json
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import parse_qs, urlsplit
 
 from PIL import Image
+from rich.console import Console
 
 from examples import digits
-from lightning_weightwatch.callbacks.dashboard import dashboard_link
 from tests.tensorboard.chromium import Window, find_chromium
 from tests.tensorboard.server import serving
 
@@ -23,37 +26,32 @@ if TYPE_CHECKING:
 RUN = "digits/noisy"
 LAYER = "002_net.2.weight"
 SCALE, COLOURS, MARGIN = 2, 64, 8
-PINS = (
-    ("scalars", "weightwatch/loss"),
-    ("scalars", "weightwatch/alpha_mean"),
-    ("images", "weightwatch/alpha_heat_map"),
-    ("images", "weightwatch-esd/000_net.0"),
-)
 
 
-def time_series(window: Window) -> "Locator":
-    """The dashboard that the link opens, without the panel of settings."""
-    window.page.goto(dashboard_link(RUN, PINS, window.url.rstrip("/")))
+def time_series(window: Window, link: str) -> "Locator":
+    """The dashboard that the link of the demo opens, without the panel of settings."""
+    window.page.goto(f"{window.url}{link}")
     cards = window.page.locator("metrics-pinned-view card-view")
-    for _, tag in PINS:
-        cards.filter(has_text=tag).first.wait_for()
-    for _, tag in PINS[2:]:
-        window.picture_width(cards.filter(has_text=tag))
+    for card in json.loads(parse_qs(urlsplit(link).query)["pinnedCards"][0]):
+        shown = cards.filter(has_text=card["tag"]).first
+        shown.wait_for()
+        if card["plugin"] == "images":
+            window.picture_width(shown)
     window.page.get_by_role("button", name="Settings").first.click()
     window.page.locator("metrics-dashboard-settings").wait_for(state="detached")
     return cards
 
 
-def custom_scalars(window: Window) -> "Locator":
-    """Alpha with its margin, and the losses of both runs."""
-    window.open("custom_scalars")
+def custom_scalars(window: Window, _: str) -> "Locator":
+    """Alpha with its margin, and both losses of one run."""
+    window.open("custom_scalars", runs=f"^{RUN}")
     kinds = ("tf-custom-scalar-margin-chart-card", "tf-custom-scalar-multi-line-chart-card")
     for kind in kinds:
         window.within(window.page.locator(kind).first, "vz-line-chart2 path.line, .main canvas")
     return window.page.locator(", ".join(kinds))
 
 
-def histograms(window: Window) -> "Locator":
+def histograms(window: Window, _: str) -> "Locator":
     """The weights of a layer, in both runs."""
     window.open("histograms", f"weightwatch-weights/{LAYER}$")
     cards = window.page.locator("tf-histogram-loader").filter(has_text=LAYER)
@@ -62,7 +60,7 @@ def histograms(window: Window) -> "Locator":
     return window.page.locator("tf-category-paginated-view").first.locator("tf-histogram-loader")
 
 
-def images(window: Window) -> "Locator":
+def images(window: Window, _: str) -> "Locator":
     """Four figures of one run."""
     window.open("images", "alpha_depth|loss_curve|weight_grid|esd/001", f"^{RUN}$")
     cards = window.page.locator("tf-category-paginated-view").first.locator("tf-image-loader")
@@ -72,7 +70,7 @@ def images(window: Window) -> "Locator":
     return cards
 
 
-PICTURES: dict[str, tuple[Callable[[Window], "Locator"], int]] = {
+PICTURES: dict[str, tuple[Callable[[Window, str], "Locator"], int]] = {
     "time-series": (time_series, 1240),
     "custom-scalars": (custom_scalars, 1100),
     "histograms": (histograms, 1000),
@@ -121,11 +119,13 @@ def main(log_folder: str, picture_folder: str) -> int:
     if chromium is None:
         print("No Chromium on this machine (Debian: apt-get install chromium).", file=sys.stderr)
         return 2
-    digits.main(["--log-dir", log_folder])
+    console = Console(record=True)
+    digits.main(["--log-dir", log_folder], console)
+    (link,) = re.findall(r"http://localhost:6006/(\S+)", console.export_text())
     Path(picture_folder).mkdir(parents=True, exist_ok=True)
     for name, (show, width) in PICTURES.items():
         with window_on(Path(log_folder), chromium, width) as window:
-            picture = photograph(window, show(window))
+            picture = photograph(window, show(window, link))
         file = Path(picture_folder, f"{name}.png")
         few = picture.quantize(COLOURS, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
         few.save(file, optimize=True)

@@ -185,14 +185,12 @@ def test_a_chart_of_custom_scalars_has_both_losses_and_nothing_else(
     run: str, server: TensorBoard
 ) -> None:
     (chart,) = charts(server, "multiline")
-    drawn = {  # by patterns, which match from the beginning of a tag, but not to its end
-        tag
-        for pattern in chart["tag"]
-        for tag in server.get("plugin/custom_scalars/scalars", run=run, tag=pattern)[
-            "tag_to_events"
-        ]
-    }
-    assert drawn == {"weightwatch/train_loss", "weightwatch/val_metric"}
+    (pattern,) = chart["tag"]
+    drawn = set()
+    for part in (run, f"{run}/train", f"{run}/val"):
+        found = server.get("plugin/custom_scalars/scalars", run=part, tag=pattern)
+        drawn |= {(part, tag) for tag in found["tag_to_events"]}
+    assert drawn == {(f"{run}/{part}", "weightwatch/loss") for part in ("train", "val")}
 
 
 def test_the_served_weight_norm_is_that_of_the_last_weights(

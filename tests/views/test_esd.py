@@ -6,10 +6,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from lightning_weightwatch.views.esd import esd_figure
-from lightning_weightwatch.views.png import BLUE, GREEN, VERMILION
+from lightning_weightwatch.views.png import BLUE, GREEN, VERMILION, pixels
 from tests.views.pictures import assert_legible, words
 from tests.views.spectra_to_draw import HOSTILE, failed, power_law, spectrum_of
 
@@ -74,10 +75,35 @@ def test_without_a_bulk_there_is_no_edge(edge: float | None) -> None:
     assert "MP edge" not in words(figure)
 
 
+def heading(figure: Figure) -> list[str]:
+    return [text.get_text() for text in figure.texts]
+
+
 def test_the_facts_are_in_the_title() -> None:
-    layer = replace(spectrum_of(power_law()), alpha=2.5, sigma=0.034, D=0.12, num_pl_spikes=1234)
-    shown = esd_figure(layer, power_law()).axes[0].get_title(loc="left")
-    assert shown == "net.0\nalpha 2.50 ± 0.03, D 0.12 (large)\n1,234 of 2,000 in the tail"
+    layer = replace(spectrum_of(power_law()), alpha=2.5, sigma=0.034, D=0.12, num_pl_spikes=34)
+    assert heading(esd_figure(layer, power_law(), title="epoch 12")) == [
+        "epoch 12: net.0",
+        "alpha 2.50 ± 0.03, D 0.12 (large), 34 of 2,000 in the tail",
+    ]
+    assert heading(esd_figure(layer, power_law()))[0] == "net.0"
+
+
+def test_long_facts_are_said_shorter() -> None:
+    layer = replace(spectrum_of(power_law()), alpha=25.0, sigma=13.0, D=0.2, num_pl_spikes=123456)
+    _, facts = heading(esd_figure(layer, power_law()))
+    assert facts == "alpha 25.00 ± 13.00, D 0.20 (large), tail 123,456"
+
+
+@pytest.mark.parametrize("alpha", [1.5, 3.0, 8.0, 30.0])
+def test_the_whole_line_is_within_the_axes(alpha: float) -> None:
+    values = np.concatenate([power_law(3.0, 300), np.linspace(0.5, 1, 300)])
+    (axes,) = esd_figure(replace(spectrum_of(values), alpha=alpha), values).axes
+    (x0, y0), (_, y1) = line(axes, VERMILION, "-")
+    low, high = axes.get_ylim()
+    assert axes.get_xlim()[0] < x0
+    assert y0 < high
+    dots = line(axes, BLUE, "None")[:, 1]
+    assert low < max(y1, dots.min() / 999)
 
 
 def test_a_fit_that_failed_says_why_and_has_no_line() -> None:
@@ -85,7 +111,7 @@ def test_a_fit_that_failed_says_why_and_has_no_line() -> None:
         spectrum_of(power_law()), status="the eigenvalues are all equal", alpha=math.nan
     )
     figure = esd_figure(layer, power_law())
-    assert "no fit: the eigenvalues are all equal" in figure.axes[0].get_title(loc="left")
+    assert "no fit: the eigenvalues are all equal" in heading(figure)
     assert [line.get_color() for line in figure.axes[0].lines] == [BLUE]
 
 
@@ -121,10 +147,14 @@ def test_any_spectrum_is_legible(case: str, bulk: bool) -> None:
     layer = spectrum_of(values) if values.size else failed("x")
     if bulk:
         layer = replace(layer, bulk_max=float(values.max(initial=0)) / 2)
-    assert_legible(esd_figure(layer, values))
+    figure = esd_figure(layer, values, title="epoch 12")
+    assert_legible(figure)
+    assert pixels(figure).shape == (430, 700, 3)
 
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_any_name_is_legible(name: str) -> None:
-    assert_legible(esd_figure(replace(spectrum_of(power_law()), name=name), power_law()))
+    assert_legible(
+        esd_figure(replace(spectrum_of(power_law()), name=name), power_law(), title=name)
+    )
     assert_legible(esd_figure(replace(failed(name), status=name), power_law()))

@@ -9,8 +9,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from lightning_weightwatch.views.heat_map import heat_map_figure
-from lightning_weightwatch.views.png import BLACK, LIGHT_GREY, VERMILION, pixels
-from tests.views.pictures import assert_legible, lightness, words
+from lightning_weightwatch.views.png import BLACK, GREY, MID_GREY, VERMILION, pixels
+from tests.views.pictures import assert_legible, contrast, lightness, words
 from tests.views.spectra_to_draw import HOSTILE
 
 NAN = math.nan
@@ -73,9 +73,9 @@ def test_below_the_band_is_vermilion_with_a_cross_above_it_grey_and_within_neith
     values = np.array([[1.9, 2.0], [6.0, 6.1], [4.0, NAN]])
     figure = heat_map_figure(["a", "b", "c"], [0, 1], values)
     assert cell(figure, 0, 0).tolist() == rgb(VERMILION)
-    assert cell(figure, 1, 1).tolist() == rgb(LIGHT_GREY)
+    assert cell(figure, 1, 1).tolist() == rgb(MID_GREY)
     for row, column in ((0, 1), (1, 0), (2, 0)):
-        assert cell(figure, row, column).tolist() not in (rgb(VERMILION), rgb(LIGHT_GREY))
+        assert cell(figure, row, column).tolist() not in (rgb(VERMILION), rgb(MID_GREY))
     (crosses,) = figure.axes[0].lines
     assert np.asarray(crosses.get_xydata()).tolist() == [[0, 0]]
     assert crosses.get_color() == BLACK
@@ -85,7 +85,55 @@ def test_the_colours_of_the_band_rise_in_lightness_and_do_not_glare() -> None:
     (image,) = heat_map_figure(["a"], [0], np.array([[3.0]])).axes[0].images
     shades = [lightness(image.cmap(share)) for share in np.linspace(0, 1, 20)]
     assert shades == sorted(shades)
-    assert shades[-1] < lightness(LIGHT_GREY)
+    assert shades[-1] < 0.6
+
+
+def test_above_the_band_is_told_from_the_page_and_from_the_hatching() -> None:
+    assert contrast(MID_GREY) > 2
+    assert contrast(MID_GREY, GREY) > 1.5
+
+
+@pytest.mark.parametrize(("layers", "height"), [(1, 430), (12, 430), (13, 494), (300, 1300)])
+def test_up_to_12_layers_are_as_high_as_two_cards(layers: int, height: int) -> None:
+    figure = heat_map_figure(names_of(layers), range(9), values_of(layers, 9))
+    assert len(pixels(figure)) == height
+
+
+def test_a_fit_that_says_little_is_faded_and_no_alarm() -> None:
+    values = np.array([[1.5, 1.5], [8.0, 8.0], [4.0, NAN]])
+    trusted = np.array([[True, False]] * 3)
+    figure = heat_map_figure(["a", "b", "c"], [0, 1], values, trusted=trusted)
+    for row, name in enumerate((VERMILION, MID_GREY)):
+        full, faded = (cell(figure, row, column).astype(float) for column in (0, 1))
+        assert full.tolist() == rgb(name)
+        np.testing.assert_allclose(faded, 0.3 * full + 0.7 * 255, atol=2)
+    (crosses,) = figure.axes[0].lines
+    assert np.asarray(crosses.get_xydata()).tolist() == [[0, 0]]
+    assert {"faded: the fit says little", "no value"} <= set(words(figure))
+    assert_legible(figure)
+
+
+@pytest.mark.parametrize("trusted", [None, np.full((3, 2), fill_value=True)])
+def test_nothing_is_faded_where_every_fit_is_trusted(trusted: NDArray[np.bool_] | None) -> None:
+    values = np.array([[1.5, NAN]] * 3)
+    figure = heat_map_figure(["a", "b", "c"], [0, 1], values, trusted=trusted)
+    assert "faded: the fit says little" not in words(figure)
+    assert len(np.asarray(figure.axes[0].lines[0].get_xydata())) == 3
+
+
+@pytest.mark.parametrize(("layers", "alarms"), [(54, [1, 33]), (300, [7, 101, 299])])
+def test_alarms_are_named_even_where_not_every_layer_is(layers: int, alarms: list[int]) -> None:
+    values, names = np.full((layers, 5), 4.0), [f"block{index}" for index in range(layers)]
+    values[alarms, 3] = 1.5
+    doubtful = alarms[0] + 4
+    values[doubtful] = 1.0
+    trusted = np.full(values.shape, fill_value=True)
+    trusted[doubtful] = False
+    figure = heat_map_figure(names, range(5), values, trusted=trusted)
+    shown = {word for word in words(figure) if word.startswith("block")}
+    assert {f"block{index}" for index in alarms} <= shown
+    assert len(shown) < layers
+    assert_legible(figure)
 
 
 @pytest.mark.parametrize("known", [True, False])
@@ -96,16 +144,19 @@ def test_hatching_is_explained_where_there_is_some(known: bool) -> None:
     assert ("no value" in words(figure)) is not known
 
 
-def test_epochs_count_from_one_and_stand_at_round_numbers_where_none_is_left_out() -> None:
-    shown = words(heat_map_figure(["a" * 20], range(60), values_of(1, 60)))
-    assert [word for word in shown if word.isdigit() and int(word) > 6] == [
-        "10",
-        "20",
-        "30",
-        "40",
-        "50",
-        "60",
-    ]
+def test_epochs_begin_with_the_first_and_stand_at_round_numbers_where_none_is_left_out() -> None:
+    values = np.full((1, 120), 4.0)
+    for count, expected in (
+        (7, [*range(1, 8)]),
+        (12, [1, 5, 10]),
+        (60, [1, *range(10, 61, 10)]),
+        (120, [1, 50, 100]),
+    ):
+        figure = heat_map_figure(
+            ["a" * 20], range(count), values[:, :count], label="x", band=(0, 1)
+        )
+        below = [text for text in figure.texts if text.get_text().isdigit()]
+        assert [int(text.get_text()) for text in below] == expected
     shown = words(heat_map_figure(["a"], [0, 3, 99], values_of(1, 3)))
     assert {"1", "4", "100"} <= set(shown)
 

@@ -80,6 +80,40 @@ def test_the_12_largest_are_shown_in_the_order_of_the_model() -> None:
     assert "12 largest of 21 parameters, log counts" in words(figure)
 
 
+def test_of_equally_large_parameters_some_from_everywhere_are_shown() -> None:
+    sizes = [50] * 4 + [100] * 150
+    figure = histogram_figure(report_of(*(normal(size) for size in [*sizes, 200])), title="epoch 3")
+    shown = [int(str(patch.get_label()).removeprefix("weight")) for patch in bars(figure)]
+    assert shown[0] == 4
+    assert shown[-2:] == [153, 154]
+    assert set(np.diff(shown[:-1])) <= {14, 15}
+    assert "epoch 3: 12 largest of 155 parameters, log counts" in words(figure)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        torch.linspace(-0.1105, 0.09305, 99),
+        torch.linspace(0.013, 0.0199, 99),
+        torch.linspace(-7e-8, 1.3e-3, 99),
+        1e8 + torch.linspace(0, 1e-2, 99, dtype=torch.float64),
+        torch.tensor([-1.0, 1000.0]),
+        torch.ones(64),
+        torch.tensor([-1.1e-38, 3e38]),
+    ],
+)
+def test_every_panel_has_two_numbers_to_read_its_scale(values: torch.Tensor) -> None:
+    figure = histogram_figure(report_of(values, normal(50)))
+    left, _ = bars(figure)
+    edge, foot = left.get_transform().transform([(left.get_data()[1][-1], -0.5)])[0]
+    numbers = [
+        text.get_text()
+        for text in figure.texts
+        if 20 < text.get_window_extent().y1 < foot and text.get_window_extent().x1 < edge + 20
+    ]
+    assert len(set(numbers) - {"value of the weights"}) >= 2
+
+
 def test_zeros_and_values_that_are_not_finite_are_said() -> None:
     pruned, broken, lost = normal(1000), normal(100), torch.full((9,), math.nan)
     pruned[:900] = 0

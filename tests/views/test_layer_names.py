@@ -2,7 +2,7 @@
 
 import pytest
 
-from lightning_weightwatch.views.layer_names import drawable, short_names
+from lightning_weightwatch.views.layer_names import drawable, named_rows, short_names
 from tests.views.spectra_to_draw import HOSTILE
 
 
@@ -45,3 +45,10 @@ def test_what_is_drawn_is_one_line_of_known_letters(name: str) -> None:
     shown = drawable(name)
     assert "\n" not in shown
     assert drawable(shown) == shown
+
+
+def test_what_matters_is_named_and_its_neighbours_give_way() -> None:
+    assert named_rows(10, [], near=0.8, apart=0.8) == [*range(10)]
+    assert named_rows(10, [], near=1.5, apart=1.5) == [0, 2, 4, 6, 8]
+    assert named_rows(10, [7, 3], near=1.5, apart=1.5) == [7, 3, 0]
+    assert named_rows(10, [7, 9], near=1.5, apart=4.5) == [7, 9, 0, 5]

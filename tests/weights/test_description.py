@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -338,3 +339,17 @@ def test_expanded_and_transposed_weights_are_read_as_they_stand() -> None:
     assert found.histogram is not None
     counts, _ = np.histogram(values, bins=np.array(found.histogram.edges))
     assert list(found.histogram.counts) == counts.tolist()
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_inference_mode_changes_nothing_and_leaves_nothing_behind(first: bool) -> None:
+    def norms() -> list[float]:
+        with ThreadPoolExecutor(1) as fresh:  # a thread without memory of its own yet
+            return [fresh.submit(described, mode).result() for mode in (first, not first)]
+
+    def described(inference: bool) -> float:
+        with torch.inference_mode(inference):
+            return describe_weights(large()).total.norm
+
+    one, other = norms()
+    assert one == other > 0

@@ -3,7 +3,7 @@
 import io
 import sys
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from lightning_weightwatch.callbacks._lightning import Logger
 from lightning_weightwatch.weights.statistics import Histogram, Moments
@@ -23,7 +23,7 @@ class WriterSink:
     takes_histograms = takes_figures = takes_text = True
 
     def __init__(self, logger: Logger, writer: Any) -> None:
-        self._logger, self._writer = logger, writer
+        self._logger, self._writer, self._prefix = logger, writer, tag_prefix(logger)
 
     def scalars(
         self, values: Mapping[str, float], step: int, descriptions: Mapping[str, str]
@@ -35,6 +35,7 @@ class WriterSink:
         self, tag: str, histogram: Histogram, moments: Moments, step: int, description: str
     ) -> None:
         """Through `add_histogram_raw`."""
+        tag = f"{self._prefix}{tag}"
         self._writer.add_histogram_raw(tag, **_raw(histogram, moments), global_step=step)
 
     def figure(self, tag: str, png: bytes, step: int, description: str) -> None:
@@ -44,11 +45,11 @@ class WriterSink:
 
         with Image.open(io.BytesIO(png)) as image:
             pixels = np.asarray(image.convert("RGB"))
-        self._writer.add_image(tag, pixels, step, dataformats="HWC")
+        self._writer.add_image(f"{self._prefix}{tag}", pixels, step, dataformats="HWC")
 
     def text(self, tag: str, markdown: str, step: int, description: str) -> None:
         """Through `add_text`."""
-        self._writer.add_text(tag, markdown, step)
+        self._writer.add_text(f"{self._prefix}{tag}", markdown, step)
 
 
 class EventSink(WriterSink):
@@ -66,7 +67,9 @@ class EventSink(WriterSink):
         self, values: Mapping[str, float], step: int, descriptions: Mapping[str, str]
     ) -> None:
         """All of them in one event."""
-        self._add(scalar_summary(values, descriptions), step)
+        tagged = {f"{self._prefix}{tag}": value for tag, value in values.items()}
+        described = {f"{self._prefix}{tag}": text for tag, text in descriptions.items()}
+        self._add(scalar_summary(tagged, described), step)
 
     def histogram(
         self, tag: str, histogram: Histogram, moments: Moments, step: int, description: str
@@ -78,7 +81,7 @@ class EventSink(WriterSink):
         from tensorboard.compat.proto.summary_pb2 import DATA_CLASS_TENSOR
         from torch.utils.tensorboard.summary import histogram_raw
 
-        summary = histogram_raw(tag, **_raw(histogram, moments))  # type: ignore[no-untyped-call]
+        summary = histogram_raw(f"{self._prefix}{tag}", **_raw(histogram, moments))  # type: ignore[no-untyped-call]
         _describe(summary.value[0], "histograms", DATA_CLASS_TENSOR, description)
         self._add(summary, step)
 
@@ -88,12 +91,51 @@ class EventSink(WriterSink):
 
         width, height = (int.from_bytes(png[start : start + 4], "big") for start in (16, 20))
         image = Summary.Image(width=width, height=height, colorspace=3, encoded_image_string=png)
-        summary = Summary(value=[Summary.Value(tag=tag, image=image)])
+        summary = Summary(value=[Summary.Value(tag=f"{self._prefix}{tag}", image=image)])
         _describe(summary.value[0], "images", DATA_CLASS_BLOB_SEQUENCE, description)
         self._add(summary, step)
 
     def _add(self, summary: "Summary", step: int) -> None:
         self._writer._get_file_writer().add_summary(summary, step)
+
+
+class RunBeside:
+    """A run of TensorBoard of our own, which several callbacks share and the last one closes.
+
+    The Python loader leaves an event file for good when there is a later one in its folder.
+
+    Args:
+        folder: Of the run.
+    """
+
+    _open: ClassVar[dict[str, "RunBeside"]] = {}
+
+    def __init__(self, folder: str) -> None:
+        from torch.utils.tensorboard.writer import FileWriter
+
+        self._folder, self._users = folder, 0
+        #: What has `add_summary(summary, step)`.
+        self.events: Any = FileWriter(folder)
+
+    @classmethod
+    def of(cls, folder: str) -> "RunBeside":
+        """The one that is open in a folder, or a new one; to be let go once for each call."""
+        run = cls._open.get(folder) or cls._open.setdefault(folder, cls(folder))
+        run._users += 1
+        return run
+
+    def let_go(self) -> None:
+        """Close it, if nobody else writes to it."""
+        self._users -= 1
+        if not self._users:
+            del self._open[self._folder]
+            self.events.close()
+
+
+def tag_prefix(logger: Logger) -> str:
+    """What a logger with a prefix of its own puts before every name."""
+    prefix = getattr(logger, "_prefix", "")
+    return f"{prefix}{getattr(logger, 'LOGGER_JOIN_CHAR', '-')}" if prefix else ""
 
 
 def scalar_summary(values: Mapping[str, float], descriptions: Mapping[str, str]) -> "Summary":
