@@ -1,18 +1,19 @@
 """Reading a tensor in blocks that stay in a core's cache, in a fixed order."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
 from typing import TypeVar
 
 import torch
+from threadpoolctl import ThreadpoolController
 from torch import Tensor
 
 Argument = TypeVar("Argument")
 Result = TypeVar("Result")
 
-#: Values of a block. Below 32,768 torch does an operation on the calling thread: no sum depends on
-#: how many threads there are, and none waits for a core that another process has. Threads of our
-#: own are slower than none: operations as short as these wait for Python's lock.
-BLOCK = 30_720
+#: Values of a block: few enough to stay near a core, many enough for Python not to count.
+BLOCK = 1 << 17
 #: Values of a stretch, after which the results of its blocks are put together.
 STRETCH = 1 << 19
 #: On an accelerator launching a kernel costs more than reading a few million values.
@@ -66,3 +67,21 @@ def for_each(
     """
     for tensor, argument in zip(tensors, arguments, strict=True):
         yield [work(stretch, argument) for stretch in stretches(tensor)]
+
+
+@contextmanager
+def on_one_core() -> Iterator[None]:
+    """Keep torch from splitting operations on the CPU, for the calling thread and for the while.
+
+    Of operations as short as ours most of the time would go into waiting: for the other threads of
+    torch on a busy machine, for Python's lock with threads of our own. And no sum depends on how
+    many there are.
+    """
+    torch.get_num_threads()  # the first time it sets the number for this thread
+    with _thread_pools().limit(limits=1, user_api="openmp"):
+        yield
+
+
+@cache
+def _thread_pools() -> ThreadpoolController:
+    return ThreadpoolController()  # which looks through all loaded libraries

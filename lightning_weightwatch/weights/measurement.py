@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lightning_weightwatch.model.weights import whole
-from lightning_weightwatch.weights.blocks import for_each
+from lightning_weightwatch.weights.blocks import for_each, on_one_core
 from lightning_weightwatch.weights.cells import CELLS, Grid, exponent_of, grid_over
 from lightning_weightwatch.weights.counting import (
     Counted,
@@ -64,6 +64,13 @@ def measure(
     tensors: Sequence[Tensor], outlier_mads: float
 ) -> tuple[list[Measured], Histogram | None]:
     """Measure each tensor, and count all of them in one histogram over their common range."""
+    with on_one_core():
+        return _measured(tensors, outlier_mads)
+
+
+def _measured(
+    tensors: Sequence[Tensor], outlier_mads: float
+) -> tuple[list[Measured], Histogram | None]:
     shapes: list[tuple[int, ...]] = []
 
     def gathered() -> Iterator[Tensor]:
