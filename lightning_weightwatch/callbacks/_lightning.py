@@ -1,7 +1,9 @@
 """`lightning.pytorch` or `pytorch_lightning`, decided once: the one that is in use."""
 
 import sys
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
 
@@ -26,7 +28,18 @@ __all__ = [
     "MisconfigurationException",
     "Trainer",
     "TrainerFn",
+    "flat_hyperparameters",
     "isolate_rng",
     "rank_zero_info",
     "rank_zero_warn",
 ]
+
+
+def flat_hyperparameters(params: Mapping[str, Any]) -> dict[str, float | str]:
+    """Hyperparameters as the loggers of this Lightning write them: `a/b`, numbers and strings.
+
+    Its functions for that are its own, and differ from version to version.
+    """
+    own = import_module(f"{MisconfigurationException.__module__.rpartition('.')[0]}.logger")
+    flat: dict[str, float | str] = own._sanitize_params(own._flatten_dict(dict(params)))
+    return flat

@@ -5,16 +5,11 @@ declares count. So all columns, those of the user's own hyperparameters too, are
 Lightning declares its own, and once more in the run of every trial.
 """
 
-import dataclasses
 import math
-from argparse import Namespace
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-import numpy as np
-from torch import Tensor
-
-from lightning_weightwatch.callbacks._lightning import Trainer
+from lightning_weightwatch.callbacks._lightning import Trainer, flat_hyperparameters
 from lightning_weightwatch.callbacks.keys import keyed
 from lightning_weightwatch.callbacks.loggers import loggers_of
 from lightning_weightwatch.callbacks.loggers.hparams import Scalar, columns, write_row
@@ -139,25 +134,7 @@ def user_hparams(trainer: Trainer) -> dict[str, Scalar]:
         if getattr(part, "_log_hyperparams", False):
             saved.update(part.hparams_initial)
     saved.pop("_class_path", None)  # LightningCLI's own
-    return dict(_flattened(saved))
-
-
-def _flattened(params: Mapping[Any, Any], parent: str = "") -> Iterator[tuple[str, Scalar]]:
-    """As Lightning does it: `a/b` for what is nested, strings for what is no scalar."""
-    for key, value in params.items():
-        name = f"{parent}/{key}" if parent else str(key)
-        if dataclasses.is_dataclass(value) and not isinstance(value, type):
-            value = dataclasses.asdict(value)
-        elif isinstance(value, Namespace):
-            value = vars(value)
-        elif isinstance(value, list) and all(isinstance(item, Mapping) for item in value):
-            value = dict(enumerate(value))
-        elif isinstance(value, np.generic | Tensor) and math.prod(value.shape) == 1:
-            value = value.item()
-        if isinstance(value, Mapping):
-            yield from _flattened(value, name)
-        else:
-            yield name, value if isinstance(value, int | float | str) else str(value)
+    return flat_hyperparameters(saved)
 
 
 def _shown(trainer: Trainer) -> list[Any]:
