@@ -3,17 +3,15 @@
 import json
 import re
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal, Protocol
 from urllib.parse import quote
 
 from lightning_weightwatch.callbacks._lightning import Trainer
 from lightning_weightwatch.callbacks.loggers import loggers_of
 from lightning_weightwatch.callbacks.loggers.tensorboard import events_of, log_dir_of, tag_prefix
-
-if TYPE_CHECKING:
-    from lightning_weightwatch.callbacks.keys import KeyedCallback
+from lightning_weightwatch.callbacks.publish import Publisher
 
 #: A card of the dashboard: the plugin that shows it, and its name without prefix.
 Pin = tuple[Literal["scalars", "images", "histograms"], str]
@@ -21,11 +19,44 @@ Pin = tuple[Literal["scalars", "images", "histograms"], str]
 #: A chart of Custom Scalars: lines over each other, or a line with a margin (line, lower, upper).
 Chart = tuple[Literal["Multiline", "Margin"], Sequence[str]]
 
+
+class Shown(Protocol):
+    """What is asked of a callback that is on the dashboard: `KeyedCallback` has it."""
+
+    @property
+    def CUSTOM_CHARTS(self) -> Mapping[str, Chart]:
+        """Its charts of Custom Scalars, by their titles."""
+        ...
+
+    @property
+    def RUNS_BESIDE(self) -> tuple[str, ...]:
+        """Its runs below that of the logger."""
+        ...
+
+    @property
+    def prefix(self) -> str:
+        """What its keys begin with."""
+        ...
+
+    @property
+    def publisher(self) -> Publisher:
+        """What writes for it."""
+        ...
+
+    def key(self, name: str) -> str:
+        """The full name of a key."""
+        ...
+
+    def pins(self) -> list[Pin]:
+        """Its cards."""
+        ...
+
+
 # Where TensorBoard serves when it is not told otherwise.
 _SERVER = "http://localhost:6006"
 
 
-def write_layout(trainer: Trainer, callbacks: Sequence["KeyedCallback"]) -> None:
+def write_layout(trainer: Trainer, callbacks: Sequence[Shown]) -> None:
     """Write the charts of Custom Scalars, once for all callbacks.
 
     Of two layouts in one run the later wins, those of several runs are merged: in a run beside,
@@ -49,7 +80,7 @@ def write_layout(trainer: Trainer, callbacks: Sequence["KeyedCallback"]) -> None
             events.add_summary(custom_scalars(layout))  # type: ignore[no-untyped-call]
 
 
-def _layout(callbacks: Sequence["KeyedCallback"], prefix: str) -> dict[str, dict[str, list[Any]]]:
+def _layout(callbacks: Sequence[Shown], prefix: str) -> dict[str, dict[str, list[Any]]]:
     """The charts of each callback under its own prefix, in the form that torch takes.
 
     The tags of lines are regular expressions, those of margins are not.
@@ -64,7 +95,7 @@ def _layout(callbacks: Sequence["KeyedCallback"], prefix: str) -> dict[str, dict
     return layout
 
 
-def dashboard(trainer: Trainer, callbacks: Iterable["KeyedCallback"]) -> tuple[str, str] | None:
+def dashboard(trainer: Trainer, callbacks: Iterable[Shown]) -> tuple[str, str] | None:
     """How to look at what was written.
 
     Returns:
@@ -86,7 +117,7 @@ def dashboard(trainer: Trainer, callbacks: Iterable["KeyedCallback"]) -> tuple[s
     return f"tensorboard --logdir {shlex.quote(root)}", dashboard_link(run, pins)
 
 
-def pins_of(callbacks: Iterable["KeyedCallback"]) -> list[tuple[str, str]]:
+def pins_of(callbacks: Iterable[Shown]) -> list[tuple[str, str]]:
     """The cards of a dashboard, plugin and tag, of those that have been written: curves first."""
     pins = [
         (plugin, callback.key(name))

@@ -1,4 +1,4 @@
-"""When the weights are looked at, as Lightning will decide it: known before the step."""
+"""Where a fit stands: how much of it is done, and whether the weights are looked at next."""
 
 import math
 
@@ -35,3 +35,17 @@ def _looks_after(trainer: Trainer, more: int) -> bool:
     if epochs is None:  # batches are counted from the beginning of the fit
         return (trainer.fit_loop.total_batch_idx + 1 + more) % every == 0
     return (trainer.current_epoch + 1) % epochs == 0 and done % every == 0
+
+
+def share_done(trainer: Trainer) -> float | None:
+    """The share of the fit that is done, by epochs or by steps; None where it has no end."""
+    loop, shares = trainer.fit_loop, []
+    batches = trainer.num_training_batches
+    if trainer.max_epochs is not None and trainer.max_epochs > 0:
+        if math.isfinite(batches) and batches > 0:
+            shares.append((loop.total_batch_idx + 1) / (batches * trainer.max_epochs))
+        else:
+            shares.append((trainer.current_epoch + 1) / trainer.max_epochs)
+    if trainer.max_steps > 0:
+        shares.append(trainer.global_step / trainer.max_steps)
+    return min(max(shares), 1.0) if shares else None

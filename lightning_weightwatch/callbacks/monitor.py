@@ -15,6 +15,7 @@ from lightning_weightwatch.callbacks._lightning import (
     rank_zero_info,
 )
 from lightning_weightwatch.callbacks.keys import KeyedCallback
+from lightning_weightwatch.callbacks.looks import share_done
 from lightning_weightwatch.callbacks.publish import logging_step, set_monitored
 from lightning_weightwatch.callbacks.schedule import MOST_FIGURES, MOST_HISTOGRAMS, Schedule
 from lightning_weightwatch.report import Report, Skipped
@@ -183,7 +184,7 @@ class EpochMonitor(KeyedCallback):
         self._name_skipped(report.skipped)
         with self._guarded("could not keep a value for its figures"):
             self.remember(report, epoch)
-        progress = _progress(trainer) if epoch >= 0 else 0.0
+        progress = share_done(trainer) if epoch >= 0 else 0.0
         if self._histograms.due(progress):
             self._show(self.publish_histograms, trainer, report, step)
         if self._figures.due(progress, affordable=self.publisher.can_afford_figures):
@@ -311,17 +312,3 @@ class EpochMonitor(KeyedCallback):
 def when(epoch: int) -> str:
     """An epoch in words, for titles."""
     return "before training" if epoch < 0 else f"epoch {epoch + 1}"
-
-
-def _progress(trainer: Trainer) -> float | None:
-    """The share of the fit that is done, by epochs or by steps; None where it has no end."""
-    loop, shares = trainer.fit_loop, []
-    batches = trainer.num_training_batches
-    if trainer.max_epochs is not None and trainer.max_epochs > 0:
-        if math.isfinite(batches) and batches > 0:
-            shares.append((loop.total_batch_idx + 1) / (batches * trainer.max_epochs))
-        else:
-            shares.append((trainer.current_epoch + 1) / trainer.max_epochs)
-    if trainer.max_steps > 0:
-        shares.append(trainer.global_step / trainer.max_steps)
-    return min(max(shares), 1.0) if shares else None
