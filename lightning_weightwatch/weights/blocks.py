@@ -51,7 +51,8 @@ def blocks(stretch: Tensor) -> Iterator[Tensor]:
     device = stretch.device.type
     has_doubles = device in ("cpu", "cuda")
     as_it_is = stretch.dtype in (torch.float32, torch.float64)  # float8 can do next to nothing
-    for block in torch.split(stretch.reshape(-1), BLOCK if device == "cpu" else DEVICE_BLOCK):
+    # What is moved to the CPU is as large as the memory for it there.
+    for block in torch.split(stretch.reshape(-1), DEVICE_BLOCK if device == "cuda" else BLOCK):
         moved = block if has_doubles else block.cpu()
         yield moved if as_it_is else moved.float()
 
