@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from lightning_weightwatch.callbacks.weights import WeightHistogram
     from lightning_weightwatch.spectral.analysis import analyze
     from lightning_weightwatch.spectral.power_law import fit_power_law
+    from lightning_weightwatch.trials.quantized_model import quantize
+    from lightning_weightwatch.trials.trying import try_pruning, try_quantization
     from lightning_weightwatch.weights.description import describe_weights
 
 __all__ = [
@@ -26,6 +28,9 @@ __all__ = [
     "analyze",
     "describe_weights",
     "fit_power_law",
+    "quantize",
+    "try_pruning",
+    "try_quantization",
     "weightwatch",
 ]
 
@@ -38,6 +43,9 @@ _HOME = {
     "analyze": "spectral.analysis",
     "describe_weights": "weights.description",
     "fit_power_law": "spectral.power_law",
+    "quantize": "trials.quantized_model",
+    "try_pruning": "trials.trying",
+    "try_quantization": "trials.trying",
     "weightwatch": "callbacks.defaults",
 }
 

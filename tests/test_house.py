@@ -22,15 +22,13 @@ pixels(loss_figure(diagnose([3.0, 2.0, 1.0], [3.0, 2.0, 2.5]), "val_loss"))
 RUN_A_TRIAL = """
 from torch import nn
 from lightning_weightwatch.spectral.analysis import analyze
-from lightning_weightwatch.trials.pruning import Pruning
-from lightning_weightwatch.trials.quantization import Quantization
-from lightning_weightwatch.trials.trial import run_trials
+from lightning_weightwatch.trials.trying import try_pruning, try_quantization
 from lightning_weightwatch.weights.description import describe_weights
 model = nn.Sequential(nn.Linear(40, 40), nn.BatchNorm1d(40))
 analyze(model).summary()
 describe_weights(model).records()
-run_trials(model, lambda _: {"loss": 1.0}, [Quantization(8), Pruning(0.5)],
-           choose_monitor=lambda metrics: ("loss", "min"))
+try_quantization(model, lambda _: {"loss": 1.0})
+try_pruning(model, lambda _: {"loss": 1.0}, method=("magnitude", "wanda"))
 """
 
 HABITS = """

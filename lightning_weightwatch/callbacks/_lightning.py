@@ -10,12 +10,14 @@ from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
 if TYPE_CHECKING or "pytorch_lightning" not in sys.modules or "lightning.pytorch" in sys.modules:
     from lightning.fabric.utilities.exceptions import MisconfigurationException
     from lightning.pytorch import Callback, LightningModule, Trainer
+    from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
     from lightning.pytorch.loggers.logger import DummyLogger, Logger
     from lightning.pytorch.trainer.states import TrainerFn
     from lightning.pytorch.utilities.seed import isolate_rng
 else:
     from lightning_fabric.utilities.exceptions import MisconfigurationException
     from pytorch_lightning import Callback, LightningModule, Trainer
+    from pytorch_lightning.callbacks.progress.tqdm_progress import Tqdm
     from pytorch_lightning.loggers.logger import DummyLogger, Logger
     from pytorch_lightning.trainer.states import TrainerFn
     from pytorch_lightning.utilities.seed import isolate_rng
@@ -26,6 +28,7 @@ __all__ = [
     "LightningModule",
     "Logger",
     "MisconfigurationException",
+    "Tqdm",
     "Trainer",
     "TrainerFn",
     "flat_hyperparameters",

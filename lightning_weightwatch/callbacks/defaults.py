@@ -23,8 +23,8 @@ def weightwatch(
             ModelCheckpoint or EarlyStopping, else `val_loss`.
         mode: `"min"` or `"max"`. None: that of ModelCheckpoint or EarlyStopping, else
             `"min"`.
-        trials: Whether to try 8-bit weights and half of the weights after training, which runs
-            the validation loop four times.
+        trials: Whether to try 8, 6 and 4 bits a weight, and to prune 20, 50 and 90 % of the
+            weights after training, which runs the validation loop eight times.
         prefix: The first part of every key and tag.
 
     Examples:

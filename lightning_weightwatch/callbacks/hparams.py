@@ -14,7 +14,8 @@ from lightning_weightwatch.callbacks.keys import keyed
 from lightning_weightwatch.callbacks.loggers import loggers_of
 from lightning_weightwatch.callbacks.loggers.hparams import Scalar, columns, write_row
 from lightning_weightwatch.callbacks.loggers.tensorboard import events_of, log_dir_of
-from lightning_weightwatch.trials.trial import BASELINE, Compression, TrialReport, TrialRow
+from lightning_weightwatch.trials.compression import Compression
+from lightning_weightwatch.trials.report import BASELINE, TrialReport, TrialRow
 
 if TYPE_CHECKING:
     from tensorboard.compat.proto.summary_pb2 import Summary
@@ -154,19 +155,15 @@ def _head(shown: Sequence[Trial], mine: Mapping[str, Scalar]) -> "Summary":
 
 
 def _trial_hparams(callback: Trial, name: str) -> dict[str, Scalar]:
-    """The method, and those attributes of the compression that fit into a cell."""
+    """What was tried, and its settings; "method" is that of pruning there."""
     if name == BASELINE:
-        return {f"{_GROUP}/method": "none"}
+        return {f"{_GROUP}/kind": "none"}
     (tried,) = (found for found in callback.compressions() if found.name == name)
-    settings = {
-        f"{_GROUP}/{key}": value
-        for key, value in vars(tried).items()
-        if isinstance(value, int | float | str)
-    }
-    return {f"{_GROUP}/method": callback.AREA, **settings}
+    settings: dict[str, Scalar] = {f"{_GROUP}/{k}": v for k, v in tried.settings.items()}
+    return {f"{_GROUP}/kind": callback.AREA, **settings}
 
 
 def _metrics(report: TrialReport, row: TrialRow) -> dict[str, float]:
-    (record,) = (found for found in report.records() if found["trial"] == row.name)
+    record = next(found for found in report.records() if found["trial"] == row.name)
     values = {f"{_GROUP}/{name}": float(record[name]) for name in _METRICS}
     return {tag: value for tag, value in values.items() if math.isfinite(value)}

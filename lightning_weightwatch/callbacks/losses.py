@@ -199,7 +199,7 @@ class OverfittingMonitor(EpochMonitor):
             self._points.append((trainer.current_epoch, train, value))
             self._latest = {"train_loss": train, "val_metric": value}
         elif self._measured_at is None and not self.history:
-            metrics = evaluate_isolated(trainer) if can_evaluate(trainer) else {}
+            metrics = evaluate_isolated(trainer).metrics if can_evaluate(trainer) else {}
             name, _ = choose_monitor(trainer, self.monitor, self.mode, metrics)
             self._latest = {"val_metric": metrics[name]} if name else {}
         else:

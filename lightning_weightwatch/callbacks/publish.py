@@ -96,9 +96,11 @@ class Publisher:
         elapsed = time.perf_counter() - self._started
         return self.drawing <= FIGURE_SECONDS + FIGURE_SHARE * elapsed
 
-    def figure(self, trainer: Trainer, tag: str, draw: Callable[[], "Figure"], step: int) -> None:
-        """Draw a figure, if a logger will take it, and write it."""
-        drawn: list[bytes] = []
+    def figure(
+        self, trainer: Trainer, tag: str, draw: Callable[[], "Figure | None"], step: int
+    ) -> None:
+        """Draw a figure, if a logger will take it, and write it; None is nothing to draw."""
+        drawn: list[bytes | None] = []
         new = self._descriptions([tag]).get(tag, "")
 
         def write(sink: Sink) -> None:
@@ -108,12 +110,14 @@ class Publisher:
                 import matplotlib.backends.backend_agg  # noqa: F401  # once, and not by this figure
 
                 started = time.perf_counter()
-                drawn.append(png_bytes(draw()))
+                figure = draw()
+                drawn.append(png_bytes(figure) if figure is not None else None)
                 self.drawing += time.perf_counter() - started
-            sink.figure(tag, drawn[0], step, new)
+            if drawn[0] is not None:
+                sink.figure(tag, drawn[0], step, new)
+                self._written.add(tag)
 
         self._each(trainer, write)
-        self._written.add(tag)
 
     def text(self, trainer: Trainer, tag: str, markdown: str, step: int) -> None:
         """Write Markdown."""

@@ -1,11 +1,12 @@
 """PostFitTrial: after training, compress the weights and run the validation loop on them."""
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from typing import ClassVar, Literal
 
 from rich.console import Console
-from torch import nn
+from torch import Tensor, nn
 
 from lightning_weightwatch.callbacks._lightning import (
     LightningModule,
@@ -13,15 +14,31 @@ from lightning_weightwatch.callbacks._lightning import (
     rank_zero_info,
     rank_zero_warn,
 )
+from lightning_weightwatch.callbacks.best_weights import best_path, has_best, loaded
 from lightning_weightwatch.callbacks.hparams import declare, write_trials
-from lightning_weightwatch.callbacks.keys import KeyedCallback
+from lightning_weightwatch.callbacks.keys import KeyedCallback, TrainerConfigurationError, keyed
 from lightning_weightwatch.callbacks.monitored import Mode, checked_monitor, choose_monitor
 from lightning_weightwatch.callbacks.publish import logging_step, set_monitored
+from lightning_weightwatch.callbacks.trial_files import write_files
+from lightning_weightwatch.callbacks.trial_pictures import pictures
+from lightning_weightwatch.callbacks.trial_progress import TrialProgress
 from lightning_weightwatch.callbacks.validation import can_evaluate, evaluate_isolated
-from lightning_weightwatch.trials.trial import Compression, TrialReport, run_trials
+from lightning_weightwatch.files.weight_file import BadFile
+from lightning_weightwatch.trials.compression import Compression
+from lightning_weightwatch.trials.evaluation import Evaluation
+from lightning_weightwatch.trials.plan import Limits
+from lightning_weightwatch.trials.report import TrialReport
+from lightning_weightwatch.trials.trial import Bench, Given, run_trials
+from lightning_weightwatch.trials.trying import check_bench
+from lightning_weightwatch.views.quantized import QuantizedLayer
 from lightning_weightwatch.views.trials import trial_markdown, trial_terminal
 
 _SHARDED = ("FSDP", "DeepSpeed", "ModelParallel")
+_AVERAGING = ("WeightAveraging", "StochasticWeightAveraging")
+
+Which = Literal["last", "best"]
+#: Before a fit.
+NOTHING = Given()
 
 
 class PostFitTrial(KeyedCallback):
@@ -29,13 +46,25 @@ class PostFitTrial(KeyedCallback):
 
     It runs in `on_train_end`, with the metrics that the module logs, on the batches of its
     validation; no callback or logger sees it, and the weights come back bit for bit. One evaluation
-    for the baseline and one for each variant.
+    for the baseline and one for each variant, all with the same random numbers.
+
+    A difference comes with a 95 % confidence interval where the metric is logged batch by batch as
+    a plain value, in five batches at least: paired, batch against batch. There is none for
+    torchmetrics objects and for what is logged once at the end; the table says so.
 
     Args:
         monitor: The metric to compare by. None: that of ModelCheckpoint or EarlyStopping, else
             `val_loss`.
         mode: `"min"` if it is to fall, `"max"` if it is to rise. None: that of ModelCheckpoint
             or EarlyStopping for this metric, else `"min"`.
+        weights: `"last"` for those at the end of training, or `"best"` for those of the best
+            checkpoint, which are loaded for the trials alone.
+        limit_batches: Of each validation loader take so many batches at most (an integer), or such
+            a share (a float up to 1.0). None: all that the fit validates on.
+        max_seconds: No evaluation begins that would probably end later; None for no limit.
+        max_evaluations: At most so many, the baseline included; None for no limit.
+        per_layer: So many of the largest weights are also compressed alone, for the heat map.
+        tolerance: The share of its baseline by which the metric may be worse in `report.best`.
         verbose: Print the table at the end of the fit.
         hparams: Show the variants, the best 10 of all trials, in TensorBoard's tab HParams, as runs
             of their own. The columns there are then those of the trials and of the module's
@@ -55,27 +84,53 @@ class PostFitTrial(KeyedCallback):
         *,
         monitor: str | None = None,
         mode: Mode | None = None,
+        weights: Which = "last",
+        limit_batches: int | float | None = None,
+        max_seconds: float | None = None,
+        max_evaluations: int | None = None,
+        per_layer: int = 0,
+        tolerance: float = 0.01,
         verbose: bool = True,
         hparams: bool = False,
         prefix: str = "weightwatch",
     ) -> None:
         super().__init__(prefix=prefix)
         checked_monitor(monitor, mode)
+        check_bench(per_layer, tolerance)
+        if weights not in ("last", "best"):
+            raise ValueError(
+                "weights must be 'last' (those at the end of training) or 'best' (those of the "
+                f"best checkpoint), got {weights!r}"
+            )
+        _check_limit_batches(limit_batches)
+        self.limits = Limits(max_seconds, max_evaluations)
         self.monitor = monitor
         self.mode = mode
+        self.weights = weights
+        self.limit_batches = limit_batches
+        self.per_layer = per_layer
+        self.tolerance = tolerance
         self.verbose = verbose
         self.hparams = hparams
         self.report: TrialReport | None = None
+        self._before_after: Sequence[QuantizedLayer] = ()
 
     @abstractmethod
-    def compressions(self) -> Sequence[Compression]:
+    def compressions(self, given: Given = NOTHING) -> Sequence[Compression]:
         """What is tried, in this order."""
+
+    @property
+    def needs_norms(self) -> bool:
+        """Whether any of it goes by the norms of the inputs of layers."""
+        return False
 
     def description(self, tag: str) -> str:
         """What a card of TensorBoard is about."""
         if tag.endswith("_bytes"):
             return "Bytes of the model, stored so."
-        return "The monitored metric of validation minus that of the model as it was trained."
+        if tag.endswith("_delta"):
+            return "The monitored metric of validation minus that of the model as it was trained."
+        return super().description(tag)
 
     @property
     def logged_keys(self) -> tuple[str, ...]:
@@ -87,11 +142,31 @@ class PostFitTrial(KeyedCallback):
         )
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Check the combination, and forget the last run."""
+        """Check the combination, and forget the last run.
+
+        Raises:
+            TrainerConfigurationError: If weights are averaged only after the trials, or there is no
+                best checkpoint.
+        """
         super().setup(trainer, pl_module, stage)
-        if stage == "fit":
-            self.report = None
-            self._warned = set()
+        if stage != "fit":
+            return
+        self.report, self._before_after = None, ()
+        self._warned = set()
+        callbacks = list(trainer.callbacks)  # type: ignore[attr-defined]
+        for later in callbacks[callbacks.index(self) + 1 :]:
+            if {base.__name__ for base in type(later).__mro__}.intersection(_AVERAGING):
+                name = type(later).__name__
+                raise TrainerConfigurationError(
+                    f"{name} is listed after {type(self).__name__}: at the end of training it puts "
+                    "the averaged weights into the model, and the trials would be of others. List "
+                    f"{name} first"
+                )
+        if self.weights == "best" and not has_best(trainer):
+            raise TrainerConfigurationError(
+                f"{type(self).__name__}(weights='best') needs a ModelCheckpoint with a monitor, "
+                "such as ModelCheckpoint(monitor='val_loss'); or write weights='last'"
+            )
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Declare the columns of HParams, before Lightning declares those of the module."""
@@ -115,9 +190,11 @@ class PostFitTrial(KeyedCallback):
         if fault is not None:
             rank_zero_warn(f"{type(self).__name__} has no result: {fault}")
         if self.report is not None:
-            self._warn_without_metric(self.report)
+            self._warn_of(self.report)
             with self._guarded("could not write to a logger"):
                 self._publish(trainer, self.report)
+            with self._guarded("could not write its files"):
+                write_files(trainer, self.prefix, self.AREA, self.report)
             if self.hparams:
                 with self._guarded("could not write its rows for HParams"):
                     write_trials(trainer, self, logging_step(trainer))
@@ -136,22 +213,73 @@ class PostFitTrial(KeyedCallback):
         return None
 
     def _tried(self, trainer: Trainer, pl_module: LightningModule) -> TrialReport:
-        def evaluate(model: nn.Module) -> Mapping[str, float]:
-            return evaluate_isolated(trainer)
+        def evaluate(model: nn.Module) -> Evaluation:
+            return evaluate_isolated(trainer, self.limit_batches)
 
         def choose(metrics: Mapping[str, float]) -> tuple[str, Mode]:
             name, mode = choose_monitor(trainer, self.monitor, self.mode, metrics)
             return name or "", mode
 
-        return run_trials(pl_module, evaluate, self.compressions(), choose_monitor=choose)
+        wanted = (self.limits.max_seconds, self.limits.max_evaluations)
+        words = [f"{n}={v:g}" for n, v in zip(_LIMITS, wanted, strict=True) if v is not None]
+        progress = TrialProgress(trainer, type(self).__name__, " or ".join(words))
+        bench = Bench(
+            evaluate,
+            choose,
+            self.limits,
+            per_layer=self.per_layer,
+            tolerance=self.tolerance,
+            ranks=_Ranks(trainer),
+            watcher=progress,
+        )
+        with closing(progress), self._with_weights(trainer, pl_module):
+            report = run_trials(pl_module, bench, self.compressions, needs_norms=self.needs_norms)
+            if trainer.is_global_zero:
+                with self._guarded("could not look at single weights"):
+                    self._before_after = self._looked_at(pl_module, report)
+        return report
 
-    def _warn_without_metric(self, report: TrialReport) -> None:
-        baseline = report.rows[0]
+    @contextmanager
+    def _with_weights(self, trainer: Trainer, pl_module: LightningModule) -> Iterator[None]:
+        """With the weights that are asked for, where every process has them."""
+        fault = None
+        with ExitStack() as stack:
+            if self.weights == "best":
+                monitor, _ = choose_monitor(
+                    trainer, self.monitor, self.mode, trainer.callback_metrics
+                )
+                try:
+                    stack.enter_context(loaded(pl_module, best_path(trainer, monitor)))
+                except Exception as error:
+                    fault = error
+            if not trainer.strategy.reduce_boolean_decision(fault is None, all=True):
+                raise fault or BadFile("another process could not load the best checkpoint")
+            yield
+
+    def _looked_at(
+        self, pl_module: LightningModule, report: TrialReport
+    ) -> Sequence[QuantizedLayer]:
+        """Some weights before and after, for a figure; nothing unless a trial has such."""
+        return ()
+
+    def _warn_of(self, report: TrialReport) -> None:
+        """Say what no reader of a table would guess."""
+        baseline, name = report.rows[0], type(self).__name__
         if baseline.metrics and not report.monitor:
             wanted = self.monitor or "val_loss"
             rank_zero_warn(
-                f"{type(self).__name__} has no validation metric {wanted!r}: the validation logs "
+                f"{name} has no validation metric {wanted!r}: the validation logs "
                 f"{', '.join(sorted(baseline.metrics))}. Set monitor to one of them"
+            )
+        if report.changed_by_evaluation:
+            rank_zero_warn(
+                f"{name}: the validation itself has changed "
+                f"{', '.join(report.changed_by_evaluation[:5])}, which was put back"
+            )
+        if report.unmoved:
+            rank_zero_warn(
+                f"{name}: no variant has changed any metric. Does the validation take other "
+                "weights than these, such as an average that the module keeps itself?"
             )
 
     def _publish(self, trainer: Trainer, report: TrialReport) -> None:
@@ -160,3 +288,40 @@ class PostFitTrial(KeyedCallback):
         step = logging_step(trainer)
         self.publisher.scalars(trainer, values, step)
         self.publisher.text(trainer, self.key(self.AREA), trial_markdown(report), step)
+        trials = [
+            other
+            for other in keyed(trainer)
+            if isinstance(other, PostFitTrial) and other.prefix == self.prefix
+        ]
+        others = [other.report for other in trials] if trials[-1] is self else []
+        for name, draw in pictures(self.AREA, report, others, self._before_after).items():
+            self.publisher.figure(trainer, self.key(name), draw, step)
+
+
+_LIMITS = ("max_seconds", "max_evaluations")
+
+
+class _Ranks:
+    """The processes of a Trainer."""
+
+    def __init__(self, trainer: Trainer) -> None:
+        self._strategy = trainer.strategy
+
+    def all_agree(self, yes: bool) -> bool:
+        return self._strategy.reduce_boolean_decision(yes, all=True)
+
+    def sum(self, values: Tensor) -> Tensor:
+        total = self._strategy.reduce(values, reduce_op="sum")
+        assert isinstance(total, Tensor)
+        return total
+
+
+def _check_limit_batches(limit: int | float | None) -> None:
+    if limit is None:
+        return
+    number = isinstance(limit, int | float) and not isinstance(limit, bool)
+    if not number or not limit > 0 or (isinstance(limit, float) and limit > 1):
+        raise ValueError(
+            "limit_batches must be a number of batches (an integer, 1 or more), a share of them (a "
+            f"float above 0, up to 1.0) or None for all, got {limit!r}"
+        )

@@ -5,6 +5,7 @@ a fit leaves the wrong state behind, a copied module loses its metrics. So the f
 run, while callbacks and loggers are out of the way, and everything it moves is put back.
 """
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -12,32 +13,66 @@ from typing import Any
 import torch
 
 from lightning_weightwatch.callbacks._lightning import DummyLogger, Trainer, isolate_rng
+from lightning_weightwatch.callbacks.batch_values import over_all_ranks, recorded
 from lightning_weightwatch.callbacks.epoch_mean import scalars_on
+from lightning_weightwatch.trials.evaluation import Evaluation
 
 
 class NoValidation(RuntimeError):
     """The Trainer has no validation to run."""
 
 
-def evaluate_isolated(trainer: Trainer) -> dict[str, float]:
+def evaluate_isolated(trainer: Trainer, limit_batches: float | None = None) -> Evaluation:
     """Validate the model as it is now, within a fit, and return what it logged.
 
     Callable in `on_train_start` and `on_train_end`, on all ranks together.
 
+    Args:
+        trainer: In the midst of its fit.
+        limit_batches: Of each loader take so many batches at most (an integer), or such a share
+            of them (up to 1.0). None: those that the fit validates on.
+
     Returns:
-        The metrics of all validation loaders, as in `trainer.callback_metrics`.
+        The metrics of all validation loaders, as in `trainer.callback_metrics`; and batch by batch
+        those that are means over batches, the batches of all ranks together.
 
     Raises:
         NoValidation: When `can_evaluate` is false.
     """
     if not can_evaluate(trainer):
         raise NoValidation("the Trainer has no validation, or has not loaded its data yet")
-    with _untouched(trainer), isolate_rng():
-        per_loader = trainer.fit_loop.epoch_loop.val_loop.run()
-    merged: dict[str, float] = {}
+    loop = trainer.fit_loop.epoch_loop.val_loop
+    with _untouched(trainer), isolate_rng(), _limited(loop, limit_batches):
+        before = dict(trainer.callback_metrics)  # those of the training stay in it
+        with recorded(loop._results) as record:
+            per_loader = loop.run()
+        merged = {
+            name: float(value)
+            for name, value in trainer.callback_metrics.items()
+            if value is not before.get(name)
+        }
     for metrics in per_loader:
         merged.update({name: float(value) for name, value in metrics.items()})
-    return _over_ranks(trainer, merged)
+    means = {name: record[name] for name in sorted(record) if name in merged}
+    return Evaluation(_over_ranks(trainer, merged), over_all_ranks(trainer, means))
+
+
+@contextmanager
+def _limited(loop: Any, limit: float | None) -> Iterator[None]:
+    """Fewer batches for a while."""
+    usual = loop._max_batches
+    if limit is not None:
+        loop._max_batches = [_fewer(count, limit) for count in usual]
+    try:
+        yield
+    finally:
+        loop._max_batches = usual
+
+
+def _fewer(count: float, limit: float) -> float:
+    """A share of an endless loader is endless, as in Lightning."""
+    share = isinstance(limit, float) and count != math.inf
+    return min(count, max(round(count * limit), 1) if share else limit)
 
 
 def _over_ranks(trainer: Trainer, metrics: dict[str, float]) -> dict[str, float]:

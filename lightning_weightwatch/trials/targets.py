@@ -35,8 +35,14 @@ class Targets:
         return self.model_bytes - sum(size_in_bytes(weight.parameter) for weight in self.weights)
 
 
-def find_targets(model: nn.Module) -> Targets:
-    """The weights of `model` that can be quantized or pruned."""
+def find_targets(model: nn.Module, *, frozen: bool = False) -> Targets:
+    """The weights of `model` that can be quantized or pruned.
+
+    Args:
+        model: Read, not changed.
+        frozen: Whether weights that are not trained count; they do where none is trained.
+    """
+    trained = any(parameter.requires_grad for parameter in model.parameters())
     weights: list[Weight] = []
     skipped: list[Skipped] = []
     first_at: dict[tuple[torch.device, int], str] = {}
@@ -45,13 +51,15 @@ def find_targets(model: nn.Module) -> Targets:
             skipped.append(found)
         elif (reason := _unfit(found)) is None:
             place = (found.parameter.device, found.parameter.data_ptr())
-            if place in first_at:
+            if trained and not frozen and not found.parameter.requires_grad:
+                skipped.append(Skipped(found.name, "frozen, while others are trained", found.kind))
+            elif place in first_at:
                 skipped.append(Skipped(found.name, f"shares its memory with {first_at[place]}"))
             else:
                 first_at[place] = found.name
                 weights.append(found)
         elif reason:
-            skipped.append(Skipped(found.name, reason))
+            skipped.append(Skipped(found.name, reason, found.kind))
     return Targets(tuple(weights), tuple(skipped), sum(map(size_in_bytes, _stored(model))))
 
 

@@ -1,164 +1,283 @@
-"""The trial itself: compress, evaluate, put back, one variant after another."""
+"""The trials themselves: compress, evaluate, put back, one variant after another."""
 
-import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from lightning_weightwatch.model.weights import Weight
 from lightning_weightwatch.report import Skipped
-from lightning_weightwatch.trials.snapshot import restored
-from lightning_weightwatch.trials.targets import Targets, find_targets
+from lightning_weightwatch.trials.activations import InputNorms
+from lightning_weightwatch.trials.compression import CompressedLayer, Compression
+from lightning_weightwatch.trials.evaluation import Evaluate, Evaluation, interval_of, no_interval
+from lightning_weightwatch.trials.int8_kernels import tied_weights
+from lightning_weightwatch.trials.plan import Limits, Plan, Step
+from lightning_weightwatch.trials.report import BASELINE, TrialReport, TrialRow
+from lightning_weightwatch.trials.snapshot import Snapshot, restored, same_random_numbers
+from lightning_weightwatch.trials.targets import Targets, find_targets, size_in_bytes
 
-Evaluate = Callable[[nn.Module], Mapping[str, float]]
+#: Given the metrics of the baseline, the one to compare by (or an empty name), and its mode.
+ChooseMonitor = Callable[[Mapping[str, float]], tuple[str, Literal["min", "max"]]]
 
-#: The name of the row that every other is compared with.
-BASELINE = "baseline"
+# Of the largest weight so many values at most are compressed to learn how long that takes.
+_SAMPLE = 2**18
 
 
-class Compression(Protocol):
-    """A way to compress the weights of a model."""
+class Ranks(Protocol):
+    """The processes that run the same trials together."""
 
-    @property
-    def name(self) -> str:
-        """Its name in tables and keys."""
+    def all_agree(self, yes: bool) -> bool:
+        """Whether every process says yes."""
         ...
 
-    def compress(self, weights: Sequence[Weight]) -> Iterator[tuple[Weight, Tensor, int]]:
-        """Each weight with its new values and its packed bytes; weights are read as it goes."""
+    def sum(self, values: Tensor) -> Tensor:
+        """The sum of a tensor over them."""
         ...
+
+
+class OneProcess:
+    """No other process."""
+
+    def all_agree(self, yes: bool) -> bool:
+        """Its own answer."""
+        return yes
+
+    def sum(self, values: Tensor) -> Tensor:
+        """Its own values."""
+        return values
+
+
+class Watcher:
+    """Hears how far the trials are; this one does nothing about it."""
+
+    def planned(self, plan: Plan) -> None:
+        """All that is going to be tried, when the baseline is known."""
+
+    def begins(self, name: str, done: int, planned: int) -> None:
+        """An evaluation begins, after so many others of so many in all."""
 
 
 @dataclass(frozen=True)
-class TrialRow:
-    """One evaluation.
+class Bench:
+    """What trials are run on.
 
     Attributes:
-        name: `"baseline"` or the name of the compression.
-        metrics: What the evaluation returned; empty when it failed.
-        packed_bytes: Of the whole model, were it stored so: codes, scales or bitmaps, and
-            everything that was not compressed at its own width. Simulated: no kernel runs on it.
-        seconds: That it took.
-        error: Why there is no result, else an empty string.
+        evaluate: Returns the metrics of the model it is given.
+        choose_monitor: Which of them to compare by.
+        limits: When to stop.
+        per_layer: So many of the largest weights are compressed alone as well.
+        tolerance: See `TrialReport`.
+        ranks: The processes that run them together.
+        watcher: Hears how far they are.
     """
 
-    name: str
-    metrics: Mapping[str, float]
-    packed_bytes: int
-    seconds: float
-    error: str = ""
+    evaluate: Evaluate
+    choose_monitor: ChooseMonitor
+    limits: Limits = field(default_factory=Limits)
+    per_layer: int = 0
+    tolerance: float = 0.01
+    ranks: Ranks = field(default_factory=OneProcess)
+    watcher: Watcher = field(default_factory=Watcher)
 
 
 @dataclass(frozen=True)
-class TrialReport:
-    """What the variants did to the metric.
+class Given:
+    """What some compressions have to know of the model, beside the weights.
 
     Attributes:
-        rows: The baseline first, then every variant in the order asked for.
-        monitor: The metric that deltas are taken of; empty when there was none.
-        mode: `"min"` when it is to fall.
-        skipped: Weights that were left as they are.
+        norms: Of the inputs of layers, in the evaluation of the baseline; None where not collected.
+        tied: Names of the weights that are used in several places.
     """
 
-    rows: tuple[TrialRow, ...]
-    monitor: str
-    mode: Literal["min", "max"]
-    skipped: tuple[Skipped, ...] = ()
-
-    def delta(self, row: TrialRow) -> float:
-        """The monitored metric minus its baseline; NaN where either is unknown."""
-        if not self.rows:
-            return math.nan
-        return row.metrics.get(self.monitor, math.nan) - self.rows[0].metrics.get(
-            self.monitor, math.nan
-        )
-
-    def summary(self) -> dict[str, float]:
-        """`<name>_delta` and `<name>_bytes` of every variant that has a result."""
-        values = {}
-        for row in self.rows[1:]:
-            values[f"{row.name}_delta"] = self.delta(row)
-            values[f"{row.name}_bytes"] = math.nan if row.error else float(row.packed_bytes)
-        return {key: value for key, value in values.items() if math.isfinite(value)}
-
-    def records(self) -> list[dict[str, Any]]:
-        """A row per evaluation, with every metric that it returned."""
-        return [
-            {
-                "trial": row.name,
-                "monitor": self.monitor,
-                "value": row.metrics.get(self.monitor, math.nan),
-                "delta": self.delta(row),
-                "packed_bytes": row.packed_bytes,
-                "size_ratio": row.packed_bytes / max(self.rows[0].packed_bytes, 1),
-                "seconds": row.seconds,
-                "error": row.error,
-                "metrics": dict(row.metrics),
-            }
-            for row in self.rows
-        ]
+    norms: InputNorms | None = None
+    tied: frozenset[str] = frozenset()
 
 
 def run_trials(
     model: nn.Module,
-    evaluate: Evaluate,
-    compressions: Sequence[Compression],
+    bench: Bench,
+    compressions: Callable[[Given], Sequence[Compression]],
     *,
-    choose_monitor: Callable[[Mapping[str, float]], tuple[str, Literal["min", "max"]]],
+    needs_norms: bool = False,
 ) -> TrialReport:
     """Evaluate the model as it is, then under each compression; leave it bit for bit as it was.
 
-    The weights are changed in place, so hooks, optimizers and wrappers around the model see what
-    they always see. A variant that raises becomes a row with its error; so does the baseline, and
-    then nothing is compared.
+    The weights are changed in place, one after another, so hooks, optimizers and wrappers around
+    the model see what they always see, and no more memory is needed than for the values that were
+    there. Every evaluation begins with the same random numbers. A variant that raises becomes a row
+    with its error; so does the baseline, and then nothing is compared.
 
     Args:
         model: The trained model.
-        evaluate: Returns the metrics of the model it is given.
-        compressions: What to try.
-        choose_monitor: Given the metrics of the baseline, the one to compare by, and its mode.
+        bench: How it is evaluated, and for how long.
+        compressions: What to try, given what is known then.
+        needs_norms: Whether to collect those, in the evaluation of the baseline.
 
     Raises:
         NotRestored: See `restored`.
     """
-    targets = find_targets(model)
-    rows: list[TrialRow] = []
-    with restored(model, [weight.parameter for weight in targets.weights]) as snapshot:
-        for compression in (None, *compressions):
-            try:
-                rows.append(_evaluated(compression, model, targets, evaluate))
-            finally:
-                snapshot.put_back()
-    monitor, mode = choose_monitor(rows[0].metrics)
-    return TrialReport(tuple(rows), monitor, mode, targets.skipped)
-
-
-def _evaluated(
-    compression: Compression | None, model: nn.Module, targets: Targets, evaluate: Evaluate
-) -> TrialRow:
-    """Compress, evaluate, and keep what came of it; None is the model as it is."""
     started = time.perf_counter()
-    size, metrics, error = 0, {}, ""
-    try:
-        size = _apply(compression, targets)
-        metrics = dict(evaluate(model))
-    except Exception as fault:
-        error = f"{type(fault).__name__}: {fault}"
-    name = compression.name if compression else BASELINE
-    return TrialRow(name, metrics, size, time.perf_counter() - started, error)
+    targets = find_targets(model)
+    norms = InputNorms(targets.weights) if needs_norms else None
+    with restored(model, [weight.parameter for weight in targets.weights]) as snapshot:
+        runner = _Runner(model, bench, targets, snapshot)
+        with norms or nullcontext():
+            baseline, evaluated = runner.row(Step(None))
+        if norms is not None and not baseline.error:
+            norms.merge(bench.ranks.sum)
+        monitor, mode = bench.choose_monitor(baseline.metrics)
+        rows: list[TrialRow] = []
+        stopped = ""
+        given = Given(norms, tied_weights(model))
+        steps = _steps(compressions(given), targets, bench.per_layer)
+        if not baseline.error:
+            plan = runner.planned(steps, baseline)
+            bench.watcher.planned(plan)
+            for done, step in enumerate(steps, start=1):
+                expected = plan.seconds_of(step)
+                reason = bench.limits.reached(done, time.perf_counter() - started, expected)
+                if not bench.ranks.all_agree(not reason):
+                    stopped = reason or "another process has reached its limit"
+                    break
+                bench.watcher.begins(step.name, done, len(steps) + 1)
+                row, result = runner.row(step)
+                interval = interval_of(evaluated, result, monitor)
+                rows.append(replace(row, interval=interval))
+    return TrialReport(
+        (baseline, *(row for row in rows if not row.layer)),
+        monitor,
+        mode,
+        targets.skipped,
+        alone=tuple(row for row in rows if row.layer),
+        planned=len(steps) + 1,
+        stopped=stopped,
+        no_interval=no_interval(evaluated, monitor),
+        tolerance=bench.tolerance,
+        disk_bytes=targets.model_bytes,
+        changed_by_evaluation=runner.changed,
+    )
 
 
-@torch.no_grad()
-def _apply(compression: Compression | None, targets: Targets) -> int:
-    """Overwrite the weights; the packed bytes of the whole model."""
-    if compression is None:
-        return targets.model_bytes
-    total = targets.other_bytes
-    for weight, values, size in compression.compress(targets.weights):
-        weight.parameter.copy_(values)
-        total += size
-    return total
+def _steps(compressions: Sequence[Compression], targets: Targets, per_layer: int) -> list[Step]:
+    """All weights under every compression; then single ones, the largest first.
+
+    Those under the first simulated compression of each strength: number of bits, or amount.
+    """
+    steps = [Step(compression) for compression in compressions]
+    strengths: dict[object, Compression] = {}
+    for compression in compressions:
+        settings = compression.settings
+        if "kernels" not in settings:
+            strengths.setdefault(settings.get("bits", settings.get("amount")), compression)
+    largest = sorted(targets.weights, key=lambda weight: -weight.parameter.numel())[:per_layer]
+    alone = [Step(found, weight) for weight in largest for found in strengths.values()]
+    return steps + alone
+
+
+class _Runner:
+    """Evaluates one step after another."""
+
+    def __init__(
+        self, model: nn.Module, bench: Bench, targets: Targets, snapshot: Snapshot
+    ) -> None:
+        self._model, self._bench = model, bench
+        self._targets, self._snapshot = targets, snapshot
+        #: What the evaluation of the model as it is has changed by itself.
+        self.changed: tuple[str, ...] = ()
+
+    def row(self, step: Step) -> tuple[TrialRow, Evaluation]:
+        """Compress, evaluate, put back, and keep what came of it."""
+        started = time.perf_counter()
+        layers: tuple[CompressedLayer, ...] = ()
+        left_out: tuple[Skipped, ...] = ()
+        result, error = Evaluation({}), ""
+        compressed = started
+        try:
+            with same_random_numbers():
+                if step.compression is not None:
+                    layers, left_out = self._compressed(step.compression, self._weights(step))
+                    compressed = time.perf_counter()
+                result = self._evaluated()
+        except Exception as fault:
+            error = f"{type(fault).__name__}: {fault}"
+        finally:
+            if step.compression is None:
+                self.changed = tuple(self._snapshot.changed_by_others())
+            self._snapshot.put_back([weight.parameter for weight in self._weights(step)])
+        if not self._bench.ranks.all_agree(not error):
+            result, error = Evaluation({}), error or "it failed on another process"
+        row = TrialRow(
+            step.compression.name if step.compression else BASELINE,
+            result.metrics,
+            self._packed_bytes(layers),
+            time.perf_counter() - started,
+            error,
+            settings=dict(step.compression.settings) if step.compression else {},
+            compress_seconds=compressed - started,
+            layers=layers,
+            layer=step.weight.name if step.weight else "",
+            left_out=left_out,
+        )
+        return row, result
+
+    def _evaluated(self) -> Evaluation:
+        result = self._bench.evaluate(self._model)
+        if isinstance(result, Evaluation):
+            return result
+        if not isinstance(result, Mapping):
+            raise TypeError(
+                f"evaluate(model) must return a dict such as {{'loss': 0.3}}, got {result!r}"
+            )
+        return Evaluation({str(name): float(value) for name, value in result.items()})
+
+    def planned(self, steps: Sequence[Step], baseline: TrialRow) -> Plan:
+        """How long each step will take, by the baseline and a small piece of the largest weight."""
+        sample = max(
+            (w for w in self._targets.weights if w.parameter.numel() <= _SAMPLE),
+            key=lambda weight: weight.parameter.numel(),
+            default=None,
+        )
+        values = sum(weight.parameter.numel() for weight in self._targets.weights)
+        paces: dict[str, float] = {}
+        for name, compression in {s.name: s.compression for s in steps}.items():
+            if sample is not None and compression is not None:
+                started = time.perf_counter()
+                try:
+                    list(self._applied(compression, [sample]))
+                except Exception:
+                    continue  # its row will say why
+                finally:
+                    self._snapshot.put_back([sample.parameter])
+                paces[name] = (time.perf_counter() - started) / sample.parameter.numel()
+        return Plan(tuple(steps), baseline.seconds, paces, values)
+
+    def _weights(self, step: Step) -> Sequence[Weight]:
+        return [step.weight] if step.weight else self._targets.weights
+
+    def _compressed(
+        self, compression: Compression, weights: Sequence[Weight]
+    ) -> tuple[tuple[CompressedLayer, ...], tuple[Skipped, ...]]:
+        layers = tuple(self._applied(compression, weights))
+        left_out = tuple(compression.left_out(weights))
+        if not layers:
+            reasons = "; ".join(f"{item.name}: {item.reason}" for item in left_out[:3])
+            raise ValueError(f"it leaves every weight as it is ({reasons or 'there are none'})")
+        return layers, left_out
+
+    @torch.no_grad()
+    def _applied(
+        self, compression: Compression, weights: Sequence[Weight]
+    ) -> Iterator[CompressedLayer]:
+        yield from compression.apply(weights)
+
+    def _packed_bytes(self, layers: Sequence[CompressedLayer]) -> int:
+        packed = {layer.name: layer.packed_bytes for layer in layers}
+        sizes = (
+            packed.get(weight.name, size_in_bytes(weight.parameter))
+            for weight in self._targets.weights
+        )
+        return self._targets.other_bytes + sum(sizes)

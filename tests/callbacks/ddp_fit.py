@@ -34,7 +34,10 @@ def main(root: Path, rank_zero: bool) -> None:
     torch.set_num_threads(1)
     seed_everything(0, verbose=False)
     monitors = [WeightHistogram(), SpectralMonitor(), OverfittingMonitor()]
-    trials = [QuantizationTrial(verbose=False), PruningTrial(verbose=False)]
+    trials = [
+        QuantizationTrial(bits=(8,), verbose=False),
+        PruningTrial(amounts=(0.5,), verbose=False),
+    ]
     stopper = EarlyStopping(monitor="weightwatch/alpha_mean", patience=10**6)
     trainer = Trainer(
         accelerator="cpu",

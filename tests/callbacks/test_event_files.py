@@ -60,8 +60,8 @@ class Logged:
                 WeightHistogram(at_start=options.pop("at_start", False), gradients=True),
                 SpectralMonitor(),
                 OverfittingMonitor(),
-                QuantizationTrial(verbose=False),
-                PruningTrial(verbose=False),
+                QuantizationTrial(bits=(8,), verbose=False),
+                PruningTrial(amounts=(0.5,), verbose=False),
             )
         }
         logger = TensorBoardLogger(root)
@@ -108,7 +108,7 @@ def test_the_documentation_names_tags_of_every_kind() -> None:
 def test_a_documented_tag_is_there_at_the_steps_of_self_log(tag: str, logged: Logged) -> None:
     for example, real in OF_THIS_MODEL.items():
         tag = tag.replace(example, real)
-    at_the_end = re.search("quantization|pruning|loss_curve|diagnosis", tag)
+    at_the_end = re.search("quantization|pruning|pareto|loss_curve|diagnosis", tag)
     expected = STEPS[-1:] if at_the_end else STEPS[::2] if "modules" in tag else STEPS
     assert logged.steps("val_loss") == STEPS
     assert logged.steps(tag) == expected
@@ -153,7 +153,7 @@ def test_a_histogram_holds_every_weight_once(logged: Logged) -> None:
 
 def test_every_figure_is_700_pixels_wide(logged: Logged) -> None:
     tags = logged.events.Tags()["images"]
-    assert len(tags) == 5
+    assert len(tags) == 11
     assert {image.width for tag in tags for image in logged.events.Images(tag)} == {700}
 
 

@@ -123,7 +123,10 @@ class BreaksWhenQuantized(ConvNet):
         self.trained = bits(self)
 
 
-@pytest.mark.parametrize("trial", [QuantizationTrial(verbose=False), PruningTrial(verbose=False)])
+@pytest.mark.parametrize(
+    "trial",
+    [QuantizationTrial(bits=(8,), verbose=False), PruningTrial(amounts=(0.5,), verbose=False)],
+)
 def test_a_trial_that_raises_is_a_row_and_the_weights_are_back(trial: Any, tmp_path: Path) -> None:
     model = BreaksWhenQuantized()
     fit = trainer([trial], tmp_path, max_epochs=1)

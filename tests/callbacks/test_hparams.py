@@ -19,12 +19,14 @@ from tensorboard.plugins.hparams import metadata
 from lightning_weightwatch import PruningTrial, QuantizationTrial
 from lightning_weightwatch.callbacks import hparams
 from lightning_weightwatch.callbacks.trial import PostFitTrial
-from lightning_weightwatch.trials.trial import TrialReport, TrialRow
+from lightning_weightwatch.trials.report import TrialReport, TrialRow
 from tests.callbacks.fits import Perceptron, train_loader, trainer, val_loader
 from tests.tensorboard.server import TensorBoard, serving, wait_until
 
 METRICS = ("value", "delta", "packed_bytes", "size_ratio")
-OURS = {f"weightwatch-trial/{name}" for name in ("method", "bits", "amount")}
+GRID = {"granularity": "channel", "clip": "mse", "scheme": "symmetric", "range": "restricted"}
+PRUNED = {"method": "magnitude", "scope": "global"}
+OURS = {f"weightwatch-trial/{name}" for name in ("kind", "bits", "amount", *GRID, *PRUNED)}
 
 
 @dataclass
@@ -129,7 +131,7 @@ def test_the_columns_are_those_of_all_trials_and_of_the_user(
     assert {name for name, info in columns.items() if info["differs"]} == OURS
     assert columns["weightwatch-trial/bits"]["displayName"] == "trial bits"
     assert columns["weightwatch-trial/bits"]["type"] == "DATA_TYPE_FLOAT64"
-    assert columns["weightwatch-trial/method"]["type"] == "DATA_TYPE_STRING"
+    assert columns["weightwatch-trial/kind"]["type"] == "DATA_TYPE_STRING"
     assert [(info["name"]["tag"], info["displayName"]) for info in page["metricInfos"]] == [
         ("weightwatch-trial/value", "monitored metric"),
         ("weightwatch-trial/delta", "delta"),
@@ -143,11 +145,11 @@ def test_the_rows_are_the_fit_the_baseline_and_every_trial(
 ) -> None:
     rows, log_dir = sessions(board), logged.logger.log_dir
     trials: dict[str, dict[str, Any]] = {
-        "baseline": {"method": "none"},
-        "int8": {"method": "quantization", "bits": 8},
-        "int3": {"method": "quantization", "bits": 3},
-        "pruned50": {"method": "pruning", "amount": 0.5},
-        "pruned99": {"method": "pruning", "amount": 0.99},
+        "baseline": {"kind": "none"},
+        "int8": {"kind": "quantization", "bits": 8, **GRID},
+        "int3": {"kind": "quantization", "bits": 3, **GRID},
+        "pruned50": {"kind": "pruning", "amount": 0.5, **PRUNED},
+        "pruned99": {"kind": "pruning", "amount": 0.99, **PRUNED},
     }
     assert set(rows) == {"fits/version_0", *(f"{name} [{log_dir}]" for name in trials)}
     assert rows["fits/version_0"]["hparams"] == logged.mine
@@ -182,7 +184,7 @@ def test_the_users_hyperparameters_are_shown_as_lightning_shows_them(logged: Log
     assert logged.mine == lightnings
     assert lightnings["optimizer/betas/first"] == 0.9
     baseline = plain(session_start(Path(logged.logger.log_dir, "trials/baseline")).hparams)
-    assert baseline == {**lightnings, "weightwatch-trial/method": "none"}
+    assert baseline == {**lightnings, "weightwatch-trial/kind": "none"}
 
 
 def test_those_of_a_datamodule_are_shown_too(tmp_path: Path) -> None:
@@ -199,7 +201,10 @@ def test_those_of_a_datamodule_are_shown_too(tmp_path: Path) -> None:
 
     logger = TensorBoardLogger(tmp_path)
     fit = trainer(
-        [PruningTrial(hparams=True, verbose=False)], tmp_path, logger=logger, max_epochs=1
+        [PruningTrial(hparams=True, amounts=(0.5,), verbose=False)],
+        tmp_path,
+        logger=logger,
+        max_epochs=1,
     )
     fit.fit(Saved(), datamodule=Data())
     shown = plain(session_start(Path(logger.log_dir)).hparams)
@@ -210,13 +215,17 @@ def test_those_of_a_datamodule_are_shown_too(tmp_path: Path) -> None:
 def test_without_saved_hyperparameters_the_trials_are_shown_alone(tmp_path: Path) -> None:
     logger = TensorBoardLogger(tmp_path)
     fit = trainer(
-        [PruningTrial(hparams=True, verbose=False)], tmp_path, logger=logger, max_epochs=1
+        [PruningTrial(hparams=True, amounts=(0.5,), verbose=False)],
+        tmp_path,
+        logger=logger,
+        max_epochs=1,
     )
     fit.fit(Perceptron(), train_loader(), val_loader())
     assert runs_of(logger.log_dir) == {".", "trials/baseline", "trials/pruned50"}
     assert plain(session_start(Path(logger.log_dir, "trials/pruned50")).hparams) == {
-        "weightwatch-trial/method": "pruning",
+        "weightwatch-trial/kind": "pruning",
         "weightwatch-trial/amount": 0.5,
+        **{f"weightwatch-trial/{name}": value for name, value in PRUNED.items()},
     }
 
 
@@ -249,8 +258,8 @@ def test_the_best_do_least_harm_and_are_small(mode: Any, best: list[str]) -> Non
 def test_callbacks_with_prefixes_of_their_own_have_runs_of_their_own(tmp_path: Path) -> None:
     logger = TensorBoardLogger(tmp_path)
     callbacks: list[Callback] = [
-        QuantizationTrial(hparams=True, verbose=False),
-        QuantizationTrial(hparams=True, verbose=False, prefix="second"),
+        QuantizationTrial(hparams=True, bits=(8,), verbose=False),
+        QuantizationTrial(hparams=True, bits=(8,), verbose=False, prefix="second"),
     ]
     trainer(callbacks, tmp_path, logger=logger, max_epochs=1).fit(
         Perceptron(), train_loader(), val_loader()
@@ -266,7 +275,7 @@ def test_a_callback_without_a_result_leaves_the_baseline_to_the_next(tmp_path: P
     logger = TensorBoardLogger(tmp_path)
     callbacks: list[Callback] = [
         Fails(hparams=True, verbose=False),
-        PruningTrial(hparams=True, verbose=False),
+        PruningTrial(hparams=True, amounts=(0.5,), verbose=False),
     ]
     with pytest.warns(UserWarning, match="no memory"):
         trainer(callbacks, tmp_path, logger=logger, max_epochs=1).fit(
@@ -285,7 +294,10 @@ def test_trials_are_not_shown_unasked(tmp_path: Path) -> None:
 
 
 def test_a_second_fit_into_the_same_folder_shows_its_own_numbers(tmp_path: Path) -> None:
-    logger, shown = TensorBoardLogger(tmp_path), PruningTrial(hparams=True, verbose=False)
+    logger, shown = (
+        TensorBoardLogger(tmp_path),
+        PruningTrial(hparams=True, amounts=(0.5,), verbose=False),
+    )
     for epochs in (1, 2):
         fit = trainer([shown], tmp_path, logger=logger, max_epochs=epochs)
         fit.fit(Saved(), train_loader(), val_loader())
@@ -301,7 +313,7 @@ def test_a_second_fit_into_the_same_folder_shows_its_own_numbers(tmp_path: Path)
 def test_without_tensorboard_nothing_is_written(options: dict[str, Any], tmp_path: Path) -> None:
     if options.pop("csv", False):
         options = {"logger": CSVLogger(tmp_path)}
-    shown = PruningTrial(hparams=True, verbose=False)
+    shown = PruningTrial(hparams=True, amounts=(0.5,), verbose=False)
     trainer([shown], tmp_path, max_epochs=1, **options).fit(
         Perceptron(), train_loader(), val_loader()
     )

@@ -80,8 +80,8 @@ def callbacks() -> list[Any]:
         WeightHistogram(),
         SpectralMonitor(),
         OverfittingMonitor(),
-        QuantizationTrial(verbose=False),
-        PruningTrial(verbose=False),
+        QuantizationTrial(bits=(8,), verbose=False),
+        PruningTrial(amounts=(0.5,), verbose=False),
     ]
 
 

@@ -1,17 +1,24 @@
 """Whatever happens within the block, the model comes back with every bit that it had."""
 
 import copy
+import random
 import struct
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 from torchmetrics import CatMetric, MeanMetric, MetricCollection, MinMaxMetric
 from torchmetrics.classification import BinaryPrecision, BinaryRecall
 
-from lightning_weightwatch.trials.snapshot import NotRestored, digest, restored
+from lightning_weightwatch.trials.snapshot import (
+    NotRestored,
+    digest,
+    restored,
+    same_random_numbers,
+)
 
 # Quiet and signalling NaNs with payloads, both zeros, infinity, a subnormal.
 ODD_BITS = [0x7FC12345, 0xFFC00001, 0x7F800001, 0x80000000, 0x00000000, 0xFF800000, 0x00000001]
@@ -215,14 +222,73 @@ def test_what_was_changed_can_be_put_back_several_times() -> None:
     assert float(model.mean.compute()) == 3.0
 
 
-def test_a_change_to_a_weight_that_was_not_named_does_not_go_unseen() -> None:
-    model = nn.Linear(3, 3)
+def test_a_change_to_a_large_weight_that_was_not_named_does_not_go_unseen() -> None:
+    model = nn.Linear(600, 600)
     with (
         pytest.raises(NotRestored, match="does not have the bits it had before"),
-        restored(model, [model.get_parameter("weight")]),
+        restored(model, [model.get_parameter("bias")]),
         torch.no_grad(),
     ):
+        model.weight.add_(1.0)
+
+
+def test_a_change_to_a_small_weight_that_was_not_named_is_told_and_put_back() -> None:
+    model = nn.Linear(3, 3)
+    before = digest(model)
+    with restored(model, [model.get_parameter("weight")]) as snapshot, torch.no_grad():
+        assert snapshot.changed_by_others() == []
         model.bias.add_(1.0)
+        assert snapshot.changed_by_others() == ["bias"]
+    assert digest(model) == before
+
+
+def test_objects_their_order_hooks_gradients_and_flags_come_back() -> None:
+    model = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3))
+    hook = model[0].register_forward_hook(lambda *_: None)
+    model[0].bias.requires_grad_(False)
+    model[0].weight.grad = torch.ones(3, 3)
+
+    def state() -> list[Any]:
+        parameters = list(model.named_parameters())
+        return [
+            [(name, id(p), p.data_ptr(), p.requires_grad, id(p.grad)) for name, p in parameters],
+            list(model.state_dict()),
+            [list(module._forward_hooks) for module in model.modules()],
+            [list(module._forward_pre_hooks) for module in model.modules()],
+        ]
+
+    before, bits_before = state(), digest(model)
+    with restored(model, [model.get_parameter("0.weight")]):
+        model[0].weight.data = torch.zeros(3, 3)
+        weight = model[0].weight
+        del model[0].weight  # comes after the bias when it is set again
+        model[0].weight = nn.Parameter(weight.detach().clone())
+        model[0].weight.grad = None
+        model[0].bias.requires_grad_(True)
+        model.get_parameter("1.weight").grad = torch.ones(3)
+        hook.remove()
+        model[1].register_forward_pre_hook(lambda *_: None)
+        assert state() != before
+    assert state() == before
+    assert digest(model) == bits_before
+
+
+def test_random_numbers_go_on_as_if_nothing_had_been() -> None:
+    def drawn() -> list[float]:
+        return [random.random(), float(np.random.rand()), float(torch.rand(()))]
+
+    def seeded() -> None:
+        random.seed(1)
+        np.random.seed(1)
+        torch.manual_seed(1)
+
+    seeded()
+    expected = drawn()
+    seeded()
+    with same_random_numbers():
+        assert drawn() == expected
+        torch.manual_seed(7)
+    assert drawn() == expected
 
 
 def test_a_fault_within_is_not_covered_by_the_one_about_the_bits() -> None:

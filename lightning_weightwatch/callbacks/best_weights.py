@@ -1,0 +1,68 @@
+"""The weights of the best checkpoint, in the model for a while."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from lightning_weightwatch.callbacks._lightning import Trainer
+from lightning_weightwatch.files.checkpoint import BadFile, open_weights
+from lightning_weightwatch.trials.snapshot import restored
+
+
+def has_best(trainer: Trainer) -> bool:
+    """Whether a ModelCheckpoint of the Trainer knows a best checkpoint: it has a `monitor`."""
+    return any(getattr(found, "monitor", None) for found in trainer.checkpoint_callbacks)
+
+
+def best_path(trainer: Trainer, monitor: str | None) -> str:
+    """The best checkpoint: of the ModelCheckpoint that monitors this metric, else of the first.
+
+    Raises:
+        BadFile: When no checkpoint was written.
+    """
+    watching: list[Any] = [c for c in trainer.checkpoint_callbacks if getattr(c, "monitor", None)]
+    watching.sort(key=lambda found: found.monitor != monitor)
+    path = next((found.best_model_path for found in watching if found.best_model_path), "")
+    if not path:
+        raise BadFile("weights='best', but ModelCheckpoint has written no best checkpoint")
+    return str(path)
+
+
+@contextmanager
+def loaded(model: nn.Module, path: str) -> Iterator[None]:
+    """Within the block the model has the weights of a checkpoint, after it again its own.
+
+    Tensor by tensor out of the mapped file; no code in it is run.
+
+    Raises:
+        BadFile: When the file cannot be read, or does not fit the model. The model is then as it
+            was.
+    """
+    with restored(model, list(model.parameters())):
+        _load(model, path)
+        yield
+
+
+@torch.no_grad()
+def _load(model: nn.Module, path: str) -> None:
+    with open_weights(path) as file:
+        names = set(file.names())
+        places = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+        wanted = [name for name in model.state_dict(keep_vars=True) if name in places]
+        missing = [name for name in wanted if name not in names]
+        if missing:
+            raise BadFile(
+                f"{path}: it lacks {len(missing)} of the {len(wanted)} tensors of the model, such "
+                f"as {missing[0]}"
+            )
+        for name in wanted:
+            values = file.read(name)
+            if values.shape != places[name].shape:
+                raise BadFile(
+                    f"{path}: {name} is {tuple(values.shape)} there and "
+                    f"{tuple(places[name].shape)} in the model"
+                )
+            places[name].copy_(values)

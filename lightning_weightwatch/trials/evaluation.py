@@ -1,0 +1,98 @@
+"""What an evaluation of a model returns, and the confidence interval of a difference of two."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+#: Batches below which no interval is given: with fewer, its own width is a matter of chance.
+FEWEST_BATCHES = 5
+#: Of the interval.
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class Batches:
+    """A metric that is the mean over batches, batch by batch.
+
+    Attributes:
+        values: [batches], the metric of each.
+        sizes: [batches], the weight of each in the mean.
+    """
+
+    values: NDArray[np.float64]
+    sizes: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The metrics of a model.
+
+    Attributes:
+        metrics: By their names.
+        batches: Those of them that are means over batches.
+    """
+
+    metrics: Mapping[str, float]
+    batches: Mapping[str, Batches] = field(default_factory=dict)
+
+
+#: Evaluates a model. Called with the same model each time, whose weights differ.
+Evaluate = Callable[[nn.Module], Mapping[str, float] | Evaluation]
+
+
+def paired_interval(baseline: Batches | None, trial: Batches | None) -> tuple[float, float] | None:
+    """The 95 % confidence interval of the difference of two means over the same batches.
+
+    Paired: the batches are sampling units, d_i the differences in each, n_i their sizes. The mean
+    is Δ = Σ n_i d_i / Σ n_i, its variance B/(B−1) · Σ n_i² (d_i − Δ)² / (Σ n_i)² (the linearised
+    ratio estimator; Cochran, Sampling Techniques, 3rd ed., 6.4), and the interval Δ ± t·s with
+    Student's t for B − 1 degrees of freedom.
+
+    Returns:
+        Its ends; None where the batches are not the same, are fewer than 5, or hold values that are
+        not finite.
+    """
+    if baseline is None or trial is None or not np.array_equal(baseline.sizes, trial.sizes):
+        return None
+    count, differences, sizes = len(trial.values), trial.values - baseline.values, trial.sizes
+    if count < FEWEST_BATCHES or not np.isfinite(differences).all() or not sizes.sum() > 0:
+        return None
+    from scipy.special import stdtrit
+
+    mean = float((sizes * differences).sum() / sizes.sum())
+    spread = float(np.square(sizes * (differences - mean)).sum()) * count / (count - 1)
+    reach = float(stdtrit(count - 1, (1 + CONFIDENCE) / 2)) * math.sqrt(spread) / float(sizes.sum())
+    return mean - reach, mean + reach
+
+
+def interval_of(
+    baseline: Evaluation, trial: Evaluation, monitor: str
+) -> tuple[float, float] | None:
+    """The interval of the difference of a metric; None where the batches do not add up to it.
+
+    They do not where a metric is reduced in another way than by the mean over all batches.
+    """
+    interval = paired_interval(baseline.batches.get(monitor), trial.batches.get(monitor))
+    if interval is None:
+        return None
+    delta = trial.metrics.get(monitor, math.nan) - baseline.metrics.get(monitor, math.nan)
+    middle, reach = sum(interval) / 2, (interval[1] - interval[0]) / 2
+    scale = max(abs(baseline.metrics.get(monitor, math.nan)), abs(delta), reach)
+    return interval if math.isclose(middle, delta, rel_tol=0, abs_tol=1e-4 * scale) else None
+
+
+def no_interval(baseline: Evaluation, monitor: str) -> str:
+    """Why differences of a metric have no interval; an empty string where they can have one."""
+    if not monitor or monitor not in baseline.metrics:
+        return ""
+    batches = baseline.batches.get(monitor)
+    if batches is None:
+        return f"the values of {monitor} are not known batch by batch"
+    count = len(batches.values)
+    if count < FEWEST_BATCHES:
+        return f"{monitor} has {count} validation batches, and an interval needs {FEWEST_BATCHES}"
+    return ""
