@@ -76,7 +76,7 @@ class PruningTrial(PostFitTrial):
     def __init__(
         self,
         *,
-        amounts: float | str | Sequence[float | str] = (0.2, 0.5, 0.9),
+        amounts: str | float | Sequence[str | float] = (0.2, 0.5, 0.9),
         method: Method | Sequence[Method] = "magnitude",
         scope: Scope | Sequence[Scope] = "global",
         monitor: str | None = None,

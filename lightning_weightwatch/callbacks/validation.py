@@ -8,6 +8,7 @@ run, while callbacks and loggers are out of the way, and everything it moves is 
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -100,7 +101,7 @@ def can_evaluate(trainer: Trainer) -> bool:
 def _untouched(trainer: Trainer) -> Iterator[None]:
     """Take callbacks and loggers away, and put back all that a run of the loop changes.
 
-    A DummyLogger rather than none: modules call `self.logger.experiment.add_image`. The progress
+    A silent logger rather than none: modules call `self.logger.experiment.add_image`. The progress
     bar stays: it shows how far this is, and the thread of a RichProgressBar dies when its bar is
     not in the list.
     """
@@ -118,11 +119,12 @@ def _untouched(trainer: Trainer) -> Iterator[None]:
     generators = [(found, found.get_state()) for found in _generators(loop._combined_loader)]
     bar = trainer.progress_bar_callback
     trainer.callbacks = [bar] if bar else []  # type: ignore[attr-defined]
-    trainer.loggers = [DummyLogger() for _ in range(max(len(loggers), 1))]
     loop.verbose = False
     trainer.validating = True
     try:
-        yield
+        with TemporaryDirectory(prefix="weightwatch-") as folder, _line_of_training(bar):
+            trainer.loggers = [_Silent(folder) for _ in range(max(len(loggers), 1))]
+            yield
     finally:
         trainer.callbacks, trainer.loggers, trainer.state.stage = callbacks, loggers, stage  # type: ignore[attr-defined]
         loop.verbose, loop._has_run, connector._first_loop_iter = verbose, has_run, first
@@ -134,6 +136,46 @@ def _untouched(trainer: Trainer) -> Iterator[None]:
             kept.update(copy)
         for generator, state in generators:
             generator.set_state(state)
+
+
+class _Silent(DummyLogger):
+    """Takes what a module logs, and a folder that is gone afterwards for files it writes itself."""
+
+    def __init__(self, folder: str) -> None:
+        super().__init__()
+        self._folder = folder
+
+    @property
+    def save_dir(self) -> str:
+        return self._folder
+
+    @property
+    def root_dir(self) -> str:
+        return self._folder
+
+    @property
+    def log_dir(self) -> str:
+        return self._folder
+
+
+@contextmanager
+def _line_of_training(bar: Any) -> Iterator[None]:
+    """Keep the numbers in the line of the training: bars update it after each validation.
+
+    By private names, the same from Lightning 2.4 on; other bars show the numbers of the trials.
+    """
+    kept = {
+        name: vars(bar)[name]
+        for name in ("_train_progress_bar", "_metric_component")
+        if bar is not None and vars(bar).get(name) is not None
+    }
+    for name in kept:
+        setattr(bar, name, None)
+    try:
+        yield
+    finally:
+        for name, value in kept.items():
+            setattr(bar, name, value)
 
 
 def _generators(combined_loader: Any) -> list[torch.Generator]:

@@ -31,6 +31,9 @@ _KINDS: tuple[tuple[tuple[type[nn.Module], ...], Kind], ...] = (
     ((nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.modules.batchnorm._NormBase), "norm"),
 )
 
+# Values that are looked at together: a copy of them is nothing beside a weight.
+_AT_ONCE = 2**20
+
 # What torch.compile, FSDP1 and activation checkpointing put into the paths of named_modules().
 _WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 
@@ -167,9 +170,12 @@ def whole(parameter: Tensor) -> Tensor:
 
 def non_finite(values: Tensor) -> str | None:
     """A sentence on the NaN and infinite entries of a tensor, or None when there are none."""
-    if values.element_size() == 1:
-        values = values.float()  # float8 has no isfinite
-    bad = values.numel() - int(torch.isfinite(values).sum())
+    rows = max(_AT_ONCE * len(values) // values.numel(), 1) if values.ndim and values.numel() else 1
+    finite = torch.zeros((), dtype=torch.int64, device=values.device)
+    for part in values.split(rows) if values.ndim else (values,):
+        # float8 has no isfinite
+        finite += torch.isfinite(part.float() if part.element_size() == 1 else part).sum()
+    bad = values.numel() - int(finite)
     return f"{bad} of {values.numel()} values are NaN or infinite" if bad else None
 
 

@@ -107,6 +107,7 @@ class CompressedLayer:
             "sqnr": self.sqnr,
             "mse": self.mse,
             "clipped_share": self.clipped_share,
+            "live": self.live,
             "sparsity": self.sparsity,
             "note": self.note,
         }

@@ -52,7 +52,7 @@ def quantizations(
 
 
 def prunings(
-    amounts: float | str | Sequence[float | str],
+    amounts: str | float | Sequence[str | float],
     method: Method | Sequence[Method],
     scope: Scope | Sequence[Scope],
     norms: InputNorms | None = None,

@@ -150,7 +150,10 @@ class TrialReport:
         return {key: value for key, value in values.items() if math.isfinite(value)}
 
     def records(self) -> list[dict[str, Any]]:
-        """A row per evaluation, with every metric that it returned."""
+        """A row per evaluation, with every metric that it returned.
+
+        `live` and `sparsity` are those of the compressed weights.
+        """
         return [self._record(row) for row in (*self.rows, *self.alone)]
 
     def records_by_layer(self) -> list[dict[str, Any]]:
@@ -175,6 +178,7 @@ class TrialReport:
             "size_ratio": row.packed_bytes / max(self.rows[0].packed_bytes, 1),
             "disk_bytes": self.disk_bytes,
             "sqnr": row.sqnr,
+            "live": sum(layer.live for layer in row.layers),
             "sparsity": row.sparsity,
             "seconds": row.seconds,
             "compress_seconds": row.compress_seconds,

@@ -156,7 +156,7 @@ class _Kept:
         return (
             now.shape == self._values.shape
             and now.dtype == self._values.dtype
-            and _bytes(now) == _bytes(self._values)
+            and torch.equal(_bytes(now), _bytes(self._values))
         )
 
 
@@ -173,15 +173,14 @@ def digest(model: nn.Module) -> str:
         summed.update(f"{name} {tensor.dtype}".encode())
         if _has_values(tensor):
             summed.update(str(tuple(tensor.shape)).encode())
-            summed.update(_bytes(tensor))
+            summed.update(_bytes(tensor.cpu()).numpy().data)
     return summed.hexdigest()
 
 
-def _bytes(tensor: Tensor) -> memoryview:
-    on_cpu = tensor.detach().cpu().resolve_conj().resolve_neg()
-    dense = on_cpu if on_cpu.layout == torch.strided else on_cpu.to_dense()
-    data: memoryview = dense.contiguous().reshape(-1).view(torch.uint8).numpy().data
-    return data
+def _bytes(tensor: Tensor) -> Tensor:
+    plain = tensor.detach().resolve_conj().resolve_neg()
+    dense = plain if plain.layout == torch.strided else plain.to_dense()
+    return dense.contiguous().reshape(-1).view(torch.uint8)
 
 
 def _bytes_of(tensor: Tensor) -> int:

@@ -90,7 +90,7 @@ def try_pruning(
     model: nn.Module,
     evaluate: Evaluate,
     *,
-    amounts: float | str | Sequence[float | str] = (0.2, 0.5, 0.9),
+    amounts: str | float | Sequence[str | float] = (0.2, 0.5, 0.9),
     method: Method | Sequence[Method] = "magnitude",
     scope: Scope | Sequence[Scope] = "global",
     per_layer: int = 0,

@@ -28,9 +28,9 @@ trainer:
     - class_path: lightning_weightwatch.OverfittingMonitor
       init_args: {monitor: val_loss, mode: min}
     - class_path: lightning_weightwatch.QuantizationTrial
-      init_args: {bits: [8, 4], verbose: false}
+      init_args: {bits: [8, 4], granularity: [tensor, channel], limit_batches: 2, verbose: false}
     - class_path: lightning_weightwatch.PruningTrial
-      init_args: {amounts: [0.5], verbose: false}
+      init_args: {amounts: [0.5, "2:4"], method: [magnitude, wanda], limit_batches: 0.5}
     - class_path: lightning.pytorch.callbacks.EarlyStopping
       init_args: {monitor: weightwatch/alpha_min, stopping_threshold: 0.1, patience: 1000000}
 """
@@ -63,8 +63,11 @@ def test_a_yaml_file_configures_every_callback(tmp_path: Path) -> None:
     assert histogram.parameters == ("*.weight",)
     assert spectral.report.layers[0].name == "net.2"
     assert len(losses.history) == 1
-    assert [row.name for row in bits.report.rows] == ["baseline", "int8", "int4"]
-    assert [row.name for row in amounts.report.rows] == ["baseline", "pruned50"]
+    names = ["baseline", "int8_tensor", "int8", "int4_tensor", "int4"]
+    assert [row.name for row in bits.report.rows] == names
+    names = ["baseline", "pruned50", "pruned50_wanda", "pruned2of4", "pruned2of4_wanda"]
+    assert [row.name for row in amounts.report.rows] == names
+    assert (bits.limit_batches, amounts.limit_batches) == (2, 0.5)
     assert "weightwatch/alpha_min" in trainer.callback_metrics
 
 

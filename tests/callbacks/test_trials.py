@@ -227,6 +227,62 @@ def test_the_users_progress_bar_shows_the_trials_and_lives_on(bar: Any, tmp_path
     assert len(drawn) == 1 + 4 * 4, "the sanity check, then four validations of four batches"
 
 
+class Showing(Slow):
+    """Its loss is in the bar."""
+
+    def validation_step(self, batch: list[Tensor], batch_idx: int) -> None:
+        time.sleep(0.02)
+        self.log("val_loss", self.loss(batch), prog_bar=True)
+
+
+@pytest.mark.parametrize("bar", [RichProgressBar, TQDMProgressBar])
+def test_the_line_of_the_training_keeps_the_numbers_of_the_trained_weights(
+    bar: Any, tmp_path: Path
+) -> None:
+    trial, own = PruningTrial(amounts=(0.95,), verbose=False), bar()
+    shown: list[dict[str, Any]] = []
+
+    class After(Callback):
+        def on_train_end(self, *_: Any) -> None:
+            if bar is RichProgressBar:
+                shown.append(dict(own._metric_component._metrics))
+            else:
+                shown.append({"postfix": own.train_progress_bar.postfix})
+
+    model = Showing()
+    fit = trainer([After(), trial, After(), own], tmp_path, max_epochs=1, enable_progress_bar=True)
+    fit.fit(model, train_loader(), val_loader())
+    assert trial.report is not None
+    assert trial.report.delta(trial.report.rows[1]) != 0
+    assert "val_loss" in str(shown[0])
+    assert shown[0] == shown[1]
+
+
+def test_files_that_a_validation_writes_into_the_log_folder_are_not_those_of_the_trials(
+    tmp_path: Path,
+) -> None:
+    class Writing(Perceptron):
+        folders: list[Path] = []  # noqa: RUF012
+
+        def on_validation_epoch_end(self) -> None:
+            for folder in (self.logger.log_dir, self.trainer.log_dir):  # type: ignore[union-attr]
+                path = Path(str(folder))
+                self.folders.append(path)
+                path.mkdir(parents=True, exist_ok=True)
+                (path / "predictions.txt").write_text(str(self.trainer.current_epoch))
+
+    logger, trial = TensorBoardLogger(tmp_path), PruningTrial(verbose=False)
+    fit = trainer([trial], tmp_path, logger=logger, max_epochs=1, num_sanity_val_steps=0)
+    fit.fit(Writing(), train_loader(), val_loader())
+    assert trial.report is not None
+    assert [row.error for row in trial.report.rows] == [""] * 4
+    own = Path(logger.log_dir)
+    assert Writing.folders[:2] == [own, own]
+    assert own not in Writing.folders[2:]
+    assert not any(folder.exists() for folder in Writing.folders[2:])
+    assert (own / "predictions.txt").read_text() == "0"
+
+
 def test_the_table_is_printed_at_the_end_of_the_fit(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
