@@ -9,6 +9,7 @@ from torch.nn.parameter import is_lazy
 
 from lightning_weightwatch.model.weights import Weight, non_finite, unreadable, walk
 from lightning_weightwatch.report import Skipped
+from lightning_weightwatch.weights.blocks import on_one_core
 
 _COMPRESSED_KINDS = (
     "linear", "embedding", "conv1d", "conv2d", "conv3d", "conv_transpose", "attention", "rnn",
@@ -42,6 +43,11 @@ def find_targets(model: nn.Module, *, frozen: bool = False) -> Targets:
         model: Read, not changed.
         frozen: Whether weights that are not trained count; they do where none is trained.
     """
+    with on_one_core():  # many small steps, each of which would wait for threads
+        return _found(model, frozen)
+
+
+def _found(model: nn.Module, frozen: bool) -> Targets:
     trained = any(parameter.requires_grad for parameter in model.parameters())
     weights: list[Weight] = []
     skipped: list[Skipped] = []

@@ -209,25 +209,56 @@ def test_what_is_said_of_the_accuracies_stands_in_their_table(
         )
 
 
+TRIALS = {
+    "int8": "quantization_int8",
+    "int4": "quantization_int4",
+    "pruned50": "pruning_pruned50",
+    "pruned90": "pruning_pruned90",
+}
+
+
 @pytest.mark.parametrize("labels", BOTH)
 def test_the_trials_of_both_runs_stand_in_one_table(demo: Demo, labels: digits.Labels) -> None:
-    value, delta, *_ = demo.table_row("Trials after training", labels, "baseline")
+    value, change, verdict, accuracy, size = demo.table_row(
+        "Trials after training", labels, "baseline"
+    )
     assert float(value) == pytest.approx(demo.curve(labels, "val_loss")[-1], rel=1e-3)
-    assert delta == "0"
-    tags = {
-        "int8": "quantization_int8",
-        "int4": "quantization_int4",
-        "pruned50": "pruning_pruned50",
-    }
-    for trial, tag in tags.items():
-        _, delta, _, size, _ = demo.table_row("Trials after training", labels, trial)
+    assert float(accuracy) == pytest.approx(demo.curve(labels, "val_acc")[-1], rel=1e-3)
+    assert (change, verdict, size) == ("0", "", "100 %")
+    model = digits.DigitsClassifier()
+    whole = sum(4 * parameter.numel() for parameter in model.parameters())
+    for trial, tag in TRIALS.items():
+        _, change, verdict, _, size = demo.table_row("Trials after training", labels, trial)
         (logged,) = demo.curve(labels, f"weightwatch/{tag}_delta")
-        assert float(delta) == pytest.approx(logged, rel=1e-3)
-        assert [float(size.replace(",", ""))] == demo.curve(labels, f"weightwatch/{tag}_bytes")
+        delta, reach = map(float, change.split(" ± "))
+        assert delta == pytest.approx(logged, abs=0.051 * reach)
+        beyond = "same" if abs(logged) < reach else "worse" if logged > 0 else "better"
+        assert verdict == beyond or abs(logged) == pytest.approx(reach, rel=0.051)
+        (logged,) = demo.curve(labels, f"weightwatch/{tag}_bytes")
+        assert size == f"{100 * logged / whole:.0f} %"
 
 
 @pytest.mark.parametrize("labels", BOTH)
-def test_tensorboard_gets_curves_histograms_a_figure_and_texts(
+def test_what_is_said_of_the_trials_stands_in_their_table(
+    demo: Demo, labels: digits.Labels
+) -> None:
+    rows = {
+        trial: demo.table_row("Trials after training", labels, trial)
+        for trial in ("baseline", *TRIALS)
+    }
+    said = " ".join(demo.text.split()).split(f"With {labels} labels val_loss is ")[1]
+    for verdict in ("better", "same", "worse"):
+        named = [trial for trial in TRIALS if rows[trial][2] == verdict]
+        assert (f"{verdict} for {', '.join(named)}" in said.split(" Accuracy")[0]) == bool(named)
+    accuracies = [float(row[3]) for row in rows.values()]
+    lost = accuracies[0] - min(accuracies)
+    found = re.match(r".*?Accuracy falls by (\S+) at most\.", said)
+    assert found is not None
+    assert float(found[1]) == pytest.approx(lost, abs=0.001)
+
+
+@pytest.mark.parametrize("labels", BOTH)
+def test_tensorboard_gets_curves_histograms_figures_and_texts(
     demo: Demo, labels: digits.Labels
 ) -> None:
     tags = events(demo.folder / "digits" / labels).Tags()
@@ -248,6 +279,12 @@ def test_tensorboard_gets_curves_histograms_a_figure_and_texts(
         f"weightwatch/{name}"
         for name in ("loss_curve", "alpha_depth", "alpha_heat_map", "weight_grid")
     }
+    figures |= {
+        f"weightwatch/{trial}_{name}"
+        for trial in ("quantization", "pruning")
+        for name in ("damage", "layers")
+    }
+    figures |= {"weightwatch/quantization_weights", "weightwatch/pareto"}
     assert set(tags["images"]) == figures
     texts = ("diagnosis", "quantization", "pruning", "modules")
     assert set(tags["tensors"]) == {f"weightwatch/{text}/text_summary" for text in texts}
@@ -266,7 +303,7 @@ def fit_by_hand(epochs: int, *callbacks: L.Callback) -> tuple[L.Trainer, digits.
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    trainer.fit(model, DataLoader(train, 16, shuffle=True), DataLoader(val, len(val)))
+    trainer.fit(model, DataLoader(train, 16, shuffle=True), DataLoader(val, 16))
     return trainer, model
 
 
