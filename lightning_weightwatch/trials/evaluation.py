@@ -94,5 +94,6 @@ def no_interval(baseline: Evaluation, monitor: str) -> str:
         return f"the values of {monitor} are not known batch by batch"
     count = len(batches.values)
     if count < FEWEST_BATCHES:
-        return f"{monitor} has {count} validation batches, and an interval needs {FEWEST_BATCHES}"
+        batches_of = "1 batch" if count == 1 else f"{count} batches"
+        return f"{monitor} has {batches_of}, and an interval needs {FEWEST_BATCHES}"
     return ""

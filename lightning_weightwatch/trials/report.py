@@ -180,6 +180,7 @@ class TrialReport:
             "sqnr": row.sqnr,
             "live": sum(layer.live for layer in row.layers),
             "sparsity": row.sparsity,
+            "left_out": ", ".join(item.name for item in row.left_out),
             "seconds": row.seconds,
             "compress_seconds": row.compress_seconds,
             "error": row.error,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.text import Text
 
+from lightning_weightwatch.report import Skipped
 from lightning_weightwatch.trials.report import TrialReport, TrialRow
 from lightning_weightwatch.views.byte_units import human_bytes
 from lightning_weightwatch.views.tables import (
@@ -185,7 +186,7 @@ def _footnotes(report: TrialReport) -> list[str]:
     if any(row.interval for row in report.rows):
         sentences.append(
             "± is the 95 % confidence interval over batches; same: it has 0 in it, the change may "
-            "be chance."
+            "be chance. Worse and better say nothing of how much."
         )
     if report.no_interval:
         sentences.append(f"No confidence intervals: {report.no_interval.rstrip('.')}.")
@@ -203,6 +204,24 @@ def _footnotes(report: TrialReport) -> list[str]:
     if report.skipped:
         names = _first([f"{item.name} ({item.reason})" for item in report.skipped])
         sentences.append(f"Left as they are: {names}.")
+    return sentences + _left_out(report)
+
+
+def _left_out(report: TrialReport) -> list[str]:
+    """What single variants left as it is: never is a part reported as the whole."""
+    variants: dict[tuple[Skipped, ...], list[TrialRow]] = {}
+    for row in report.rows:
+        if row.left_out:
+            variants.setdefault(row.left_out, []).append(row)
+    sentences = []
+    for items, rows in variants.items():
+        names = _first([f"{item.name} ({item.reason})" for item in items])
+        whole = len(items) + len(rows[0].layers)
+        verb = "leaves" if len(rows) == 1 else "leave"
+        sentences.append(
+            f"{_first([row.name for row in rows])} {verb} {len(items)} of {whole} weights as they "
+            f"are: {names}."
+        )
     return sentences
 
 

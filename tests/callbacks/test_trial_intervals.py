@@ -125,7 +125,7 @@ def test_the_interval_is_students_for_batches_of_one_size(tmp_path: Path) -> Non
         ("val_acc", "the values of val_acc are not known batch by batch"),
         ("largest", "the values of largest are not known batch by batch"),
         ("total", "the values of total are not known batch by batch"),
-        ("val_norm", "val_norm has 1 validation batches, and an interval needs 5"),
+        ("val_norm", "val_norm has 1 batch, and an interval needs 5"),
     ],
 )
 def test_where_there_is_no_interval_the_reason_is_said(
@@ -140,7 +140,7 @@ def test_too_few_batches_have_none(tmp_path: Path) -> None:
     trial = PruningTrial(amounts=(0.5,), limit_batches=4, verbose=False)
     report = tried(trial, tmp_path, Perceptron())
     assert report.rows[1].interval is None
-    assert report.no_interval == "val_loss has 4 validation batches, and an interval needs 5"
+    assert report.no_interval == "val_loss has 4 batches, and an interval needs 5"
 
 
 @pytest.mark.filterwarnings("ignore:Your `val_dataloader`.s sampler has shuffling:UserWarning")

@@ -99,7 +99,7 @@ def test_there_is_none_where_the_batches_do_not_add_up_to_the_metric() -> None:
 def test_why_there_is_none_is_said() -> None:
     assert no_interval(evaluation(np.zeros(9)), "loss") == ""
     assert no_interval(evaluation(np.zeros(3)), "loss") == (
-        "loss has 3 validation batches, and an interval needs 5"
+        "loss has 3 batches, and an interval needs 5"
     )
     plain = Evaluation({"acc": 0.5})
     assert no_interval(plain, "acc") == "the values of acc are not known batch by batch"

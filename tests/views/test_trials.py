@@ -8,7 +8,8 @@ import pytest
 from rich.console import Console
 
 from lightning_weightwatch.report import Skipped
-from lightning_weightwatch.trials.report import TrialReport
+from lightning_weightwatch.trials.compression import CompressedLayer
+from lightning_weightwatch.trials.report import TrialReport, TrialRow
 from lightning_weightwatch.views.trials import signed_change, trial_markdown, trial_terminal
 from tests.views.trials_to_draw import GRID, layer_of, pruned, quantized, report_of, row_of
 
@@ -183,3 +184,17 @@ def test_a_report_without_rows_is_no_error() -> None:
     empty = TrialReport((), "", "min")
     assert "no metric" in trial_markdown(empty)
     assert "no metric" in in_terminal(empty)
+
+
+def test_what_a_variant_leaves_as_it_is_is_said_once_for_all_that_do() -> None:
+    left = (Skipped("conv.weight", "no int8 kernel for Conv2d"), Skipped("emb.weight", "a lookup"))
+    layer = CompressedLayer("fc.weight", "linear", (4,), 16, 4, 1.0, 0.1, 4)
+    rows = tuple(
+        TrialRow(name, {"loss": 0.5}, 10, 0.1, layers=(layer,), left_out=left)
+        for name in ("one", "two")
+    )
+    report = TrialReport((TrialRow("baseline", {"loss": 0.5}, 20, 0.1), *rows), "loss", "min")
+    sentence = "one, two leave 2 of 3 weights as they are: conv.weight (no int8 kernel for Conv2d)"
+    assert sentence in in_terminal(report, 200)
+    assert trial_markdown(report).count("leave 2 of 3 weights") == 1
+    assert report.records()[1]["left_out"] == "conv.weight, emb.weight"
