@@ -15,6 +15,7 @@ from lightning_weightwatch.callbacks._lightning import (
     rank_zero_warn,
 )
 from lightning_weightwatch.callbacks.best_weights import best_path, has_best, loaded
+from lightning_weightwatch.callbacks.dashboard import Pin
 from lightning_weightwatch.callbacks.hparams import declare, write_trials
 from lightning_weightwatch.callbacks.keys import KeyedCallback, TrainerConfigurationError, keyed
 from lightning_weightwatch.callbacks.monitored import Mode, checked_monitor, choose_monitor
@@ -140,6 +141,10 @@ class PostFitTrial(KeyedCallback):
             for tried in self.compressions()
             for value in ("delta", "bytes")
         )
+
+    def pins(self) -> list[Pin]:
+        """All trials in a picture; the last of them has it."""
+        return [("images", "pareto")]
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Check the combination, and forget the last run.

@@ -14,7 +14,7 @@ from tests.tensorboard.server import TensorBoard
 RUN = "digits/noisy"
 RUNS = ("digits/clean", RUN)
 ALPHAS = "weightwatch/alpha_layers"
-FIGURES = ("loss_curve", "alpha_depth", "alpha_heat_map", "weight_grid")
+FIGURES = ("loss_curve", "alpha_depth", "alpha_heat_map", "weight_grid", "pareto")
 SEEN_ABOVE = {
     "timeseries",
     "scalars",

@@ -23,8 +23,14 @@ FIGURES = {
     "weightwatch/weight_grid",
     "weightwatch-esd/000_net.0",
     "weightwatch-esd/001_net.2",
+    "weightwatch/pareto",
+    "weightwatch/quantization_damage",
+    "weightwatch/quantization_layers",
+    "weightwatch/quantization_weights",
+    "weightwatch/pruning_damage",
+    "weightwatch/pruning_layers",
 }
-ONLY_AT_THE_END = re.compile("quantization|pruning|diagnosis|loss_curve")
+ONLY_AT_THE_END = re.compile("quantization|pruning|pareto|diagnosis|loss_curve")
 PARAMETERS = {name: values.numel() for name, values in digits.DigitsClassifier().named_parameters()}
 
 
