@@ -128,4 +128,3 @@ def _note(parameter: ParameterStatistics) -> str:
         return f"{moments.nonfinite:,} not finite"
     share = moments.zero_share
     return f"{100 * share:.0f} % zeros" if share >= _ZEROS else ""
-

@@ -1,11 +1,20 @@
 """Where names of points in a figure go, so that they touch neither each other nor what is drawn."""
 
+import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 # Pixels: the height of a line of 8 pt, between a name and its point, between two names, around a
 # marker, and of what is seen of a line of text.
-_LINE, _GAP, _APART, _MARKER, _SEEN = 25.0, 13.0, 10.0, 9.0, 16.0
+_LINE, _GAP, _APART, _MARKER, _SEEN = 25.0, 13.0, 10.0, 9.0, 22.0
+# By how much a name may be nearer to another point than to its own, where no line joins them.
+_NEARER = 4.0
+# So close to its point a line may cross what is there: points overlap.
+_CROWD = 20.0
+# Names beside a point may be so much nearer than those above it.
+_CLOSE = 0.62
+# How many lines away from its point a name may be.
+_AWAY = (0.8, 1.6, 2.4, 3.2, 4.0)
 
 
 @dataclass(frozen=True)
@@ -25,6 +34,11 @@ class Box:
             and self.y0 - y < other.y1
             and other.y0 < self.y1 + y
         )
+
+    def distance(self, point: tuple[float, float]) -> float:
+        """From a point to the nearest of its own."""
+        x, y = point
+        return math.hypot(max(self.x0 - x, x - self.x1, 0), max(self.y0 - y, y - self.y1, 0))
 
 
 @dataclass(frozen=True)
@@ -56,6 +70,8 @@ def placed_labels(
 ) -> list[Label]:
     """Places for names, for as many as there is room for.
 
+    Of two ways, to the left or to the right first, that which names more of what is important.
+
     Args:
         widths: Of the names, in pixels.
         points: [(x, y)] in pixels, also those that get no name.
@@ -65,6 +81,42 @@ def placed_labels(
         side: 1 for names above their points where there is room, -1 below them.
         most: No more names than that.
     """
+    order = list(order)
+    ways = [
+        _placed(widths, points, order, frame, lines, side, most, leftwards=leftwards)
+        for leftwards in (True, False)
+    ]
+    return max(ways, key=lambda labels: [i in {label.index for label in labels} for i in order])
+
+
+def scattered(
+    indices: Sequence[int], points: Sequence[tuple[float, float]], start: int
+) -> list[int]:
+    """Points in the order of their importance: always that which is farthest from those before.
+
+    >>> scattered([0, 1, 2, 3], [(0, 0), (1, 0), (7, 0), (9, 0)], 0)
+    [0, 3, 2, 1]
+    """
+    order, left = [start], [index for index in indices if index != start]
+    while left:
+        far = max(left, key=lambda index: min(math.dist(points[index], points[i]) for i in order))
+        left.remove(far)
+        order.append(far)
+    return order
+
+
+def _placed(
+    widths: Sequence[float],
+    points: Sequence[tuple[float, float]],
+    order: Sequence[int],
+    frame: Box,
+    lines: Sequence[Box],
+    side: int,
+    most: int,
+    *,
+    leftwards: bool,
+) -> list[Label]:
+    """One name after the other, each at its first place that is free."""
     kept: list[Label] = []
     taken: list[Box] = []
     lines = list(lines)
@@ -76,7 +128,7 @@ def placed_labels(
             for other, (x, y) in enumerate(points)
             if other != index
         ]
-        for label, box in _candidates(index, points[index], widths[index], side):
+        for label, box in _candidates(index, points[index], widths[index], side, leftwards):
             slim = (_LINE - _SEEN) / 2
             seen = Box(box.x0, box.y0 + slim, box.x1, box.y1 - slim)
             if not (
@@ -86,10 +138,17 @@ def placed_labels(
                 and not any(seen.meets(line, 2, 1) for line in lines)
             ):
                 continue
+            own = box.distance(points[index]) - _NEARER
+            if label.leader is None and any(box.distance(points[i]) < own for i in order):
+                continue
             if label.leader is not None:
                 x, (low, high) = points[index][0], label.leader
                 leader = Box(x - 1, low, x + 1, high)
-                if any(leader.meets(other) for other in (*taken, *markers, *lines)):
+                if box.y0 > points[index][1]:
+                    free = replace(leader, y0=min(low + _CROWD, high))
+                else:
+                    free = replace(leader, y1=max(high - _CROWD, low))
+                if any(free.meets(other) for other in (*taken, *markers, *lines)):
                     continue
                 lines.append(leader)
             kept.append(label)
@@ -103,25 +162,29 @@ def _inside(box: Box, frame: Box) -> bool:
 
 
 def _candidates(
-    index: int, point: tuple[float, float], width: float, side: int
+    index: int, point: tuple[float, float], width: float, side: int, leftwards: bool
 ) -> Iterable[tuple[Label, Box]]:
-    """Beside the point at its better side, then at the other, then a line further off."""
+    """Beside the point at its better side, then at the other, then some lines further off."""
     x, y = point
-    left, right, middle = x - width - _GAP, x + _GAP, x - width / 2
+    left, right = x - width - _GAP, x + _GAP
+    over = [x - share * width for share in (0.5, 0.75, 0.25)]
+    first, last = (left, right) if leftwards else (right, left)
     near = side * (_MARKER + _LINE / 2)
     places = [
-        *((start, y + away, False) for away in (near, near / 2) for start in (left, right)),
-        (middle, y + near, False),
-        *((start, y, False) for start in (left, right)),
-        *((start, y - away, False) for away in (near / 2, near) for start in (right, left)),
-        (middle, y - near, False),
+        *((start, y + away, False) for away in (near, _CLOSE * near) for start in (first, last)),
+        *((start, y + near, False) for start in over),
+        *((start, y, False) for start in (first, last)),
+        *((start, y - away, False) for away in (_CLOSE * near, near) for start in (last, first)),
+        *((start, y - near, False) for start in over),
         *(
-            (start, y + near + side * away * _LINE, True)
-            for away in (0.8, 1.6)
-            for start in (middle, x - 0.75 * width, x - 0.25 * width)
+            (start, y + way * (near + side * away * _LINE), True)
+            for away in _AWAY
+            for way in (1, -1)
+            for start in (*over, x - 0.05 * width)
         ),
     ]
     for start, at, far in places:
         box = Box(start, at - _LINE / 2, start + width, at + _LINE / 2)
-        ends = sorted((y + side * _MARKER, at - side * _LINE / 2))
+        way = 1 if at > y else -1
+        ends = sorted((y + way * _MARKER, at - way * _LINE / 2))
         yield Label(index, start, at, (ends[0], ends[1]) if far else None), box

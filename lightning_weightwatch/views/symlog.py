@@ -24,22 +24,35 @@ _LINEAR = 0.6
 _PLAIN = 3
 
 
-def threshold_of(changes: Sequence[float], reaches: Sequence[float] = ()) -> float | None:
-    """Below which power of ten the scale is to be linear; None where all of it may be.
+def noise_of(reaches: Sequence[float], tolerance: float) -> float:
+    """How large changes are that say nothing: the median half of an interval, or the tolerance.
+
+    Args:
+        reaches: Half the widths of the confidence intervals.
+        tolerance: What is no harm anyway; the least that is returned.
+
+    >>> noise_of([0.002, 0.003, 0.1], 0.001), noise_of([], 0.001)
+    (0.003, 0.001)
+    """
+    known = [reach for reach in reaches if math.isfinite(reach)]
+    return max(float(np.median(known)) if known else 0.0, tolerance)
+
+
+def threshold_of(changes: Sequence[float], noise: float = 0.0) -> float | None:
+    """Up to which size of a change the scale is to be linear; None where all of it may be.
 
     Args:
         changes: What is shown.
-        reaches: Of their confidence intervals: what is well within chance needs no room.
+        noise: As far the scale is linear: what says nothing stays close to 0. Where it is 0 the
+            lower quartile of the changes takes its place.
     """
     sizes = np.abs([change for change in changes if change and math.isfinite(change)])
-    known = [reach for reach in reaches if math.isfinite(reach)]
-    if not sizes.size or sizes.max() <= _SPREAD * np.median(sizes):
+    if not sizes.size or sizes.max() <= _SPREAD * max(np.median(sizes), noise):
         return None
-    least = max(np.quantile(sizes, 0.25), np.quantile(known, 0.25) if known else 0.0)
     # Subnormal numbers have no logarithm that is worth a decade.
-    exponent = math.floor(math.log10(max(least, 1e-300)))
-    top = math.floor(math.log10(sizes.max()))
-    return 10.0 ** min(max(exponent, top - _DECADES), top - 1)
+    quartile = math.log10(max(np.quantile(sizes, 0.25), 1e-300))
+    decades = math.floor(math.log10(sizes.max())) - _DECADES
+    return max(noise or 10.0 ** math.floor(quartile), 10.0**decades)
 
 
 def set_symlog_axis(
@@ -59,20 +72,24 @@ def set_symlog_axis(
     axis.set_minor_locator(NullLocator())
 
 
-def symlog_ticks(low: float, high: float, threshold: float) -> list[tuple[float, str]]:
-    """Positions and labels: 0, and powers of ten from the threshold on.
+def symlog_ticks(
+    low: float, high: float, threshold: float, most: int = _LABELS
+) -> list[tuple[float, str]]:
+    """Positions and labels: 0, and at most about so many powers of ten beyond the threshold.
 
     >>> [label for _, label in symlog_ticks(-0.02, 5, 0.01)]
     ['−0.01', '0', '0.01', '0.1', '1']
     >>> [label for _, label in symlog_ticks(0, 5e6, 1.0)]
     ['0', '1', '100', '10⁴', '10⁶']
+    >>> [label for _, label in symlog_ticks(-0.004, 2, 0.003)]
+    ['0', '0.01', '0.1', '1']
     """
-    first = round(math.log10(threshold))
+    first = math.ceil(math.log10(threshold) - 1e-9)
     above, below = (
         range(first, math.floor(math.log10(end) + 1e-9) + 1) if end >= threshold else range(0)
         for end in (high, -low)
     )
-    step = max(math.ceil((len(above) + len(below)) / _LABELS), 1)
+    step = max(math.ceil((len(above) + len(below)) / most), 1)
     return [
         *((-(10.0**power), f"−{_power(power)}") for power in reversed(below[::step])),
         (0.0, "0"),

@@ -28,7 +28,7 @@ from lightning_weightwatch.views.png import (
     in_our_style,
     new_figure,
 )
-from lightning_weightwatch.views.symlog import set_symlog_axis, threshold_of
+from lightning_weightwatch.views.symlog import noise_of, set_symlog_axis, threshold_of
 from lightning_weightwatch.views.trial_strength import STRENGTH_SETTINGS, strengths
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def damage_figure(report: TrialReport) -> "Figure | None":
 
     Settings that differ have colours and kinds of lines. Bars are the 95 % confidence intervals,
     crosses at the edge variants without a finite result. Where the largest change is more than 10
-    times the median the axis is logarithmic, but for what is close to 0.
+    times the median, and the noise, the axis is logarithmic beyond the noise.
 
     Args:
         report: The results.
@@ -223,8 +223,10 @@ def _set_scale(
     from matplotlib.ticker import MaxNLocator
 
     known = [change for change in changes if math.isfinite(change)]
-    reaches = [(high - low) / 2 for low, high in spans]
-    threshold = threshold_of(known, reaches)
+    noise = noise_of(
+        [(high - low) / 2 for low, high in spans], report.tolerance * abs(report.baseline)
+    )
+    threshold = threshold_of(known, noise)
     ends = [end for span in spans for end in span if math.isfinite(end)]
     low, high = min([*known, *ends, 0.0]), max([*known, *ends, 0.0])
     if threshold is None:

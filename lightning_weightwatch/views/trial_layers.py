@@ -1,6 +1,7 @@
 """Every weight against every number of bits, or every sparsity, as a heat map."""
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -13,7 +14,7 @@ from lightning_weightwatch.views.cell_map import draw_colour_bar, hatch_behind, 
 from lightning_weightwatch.views.layer_names import drawable, short_names
 from lightning_weightwatch.views.margins import PAD, shortened_to_fit, text_width
 from lightning_weightwatch.views.png import DPI, VERMILION, WIDTH, in_our_style, write
-from lightning_weightwatch.views.symlog import symlog_ticks, threshold_of
+from lightning_weightwatch.views.symlog import noise_of, symlog_ticks, threshold_of
 from lightning_weightwatch.views.trial_strength import strengths
 
 if TYPE_CHECKING:
@@ -29,17 +30,26 @@ _SKY = "#56B4E9"
 _DARK = 0.48
 # Inches: a line of 8 pt, what is free beside a value, the words at the foot.
 _LINE, _FREE, _WORDS = 0.11, 0.06, 2.5
-# More values than this take half a second to write.
-_CELLS = 200
+# Writing more values than this takes longer than all else.
+_CELLS = 50
+# Changes outside of this range are written with an exponent.
+_PLAIN = 0.00095, 9_500
+# An odd number has white in the middle; steps of the bar that are so wide keep their colours.
+_SHADES = 65
 # The least distance of labels below the bar, as a share of it, for each of their characters.
 _CHARACTER = 0.045
+# Labels of the bar, of which those are kept that have room.
+_ALL = 20
 # So many of the layers that matter most are named, whatever else is.
 _FIRST = 10
 
 
 @dataclass(frozen=True)
 class _Map:
-    """[layers, strengths]: the values, NaN where there are none, and how they are shown."""
+    """[layers, strengths]: the colours, NaN where there are none, and how they are shown.
+
+    `texts` has the same values in several ways, the longest first.
+    """
 
     names: Sequence[str]
     columns: Sequence[float]
@@ -58,10 +68,10 @@ class _Map:
 def layer_heat_map(report: TrialReport) -> "Figure | None":
     """Weights from top to bottom, bits or sparsities from left to right.
 
-    Where weights were compressed alone: the change of the metric, white where there is none,
-    vermilion where it is worse, blue where it is better. Else the SQNR in dB of the first variant
-    of each number of bits. Hatched where the value is not known. Values stand in the cells where
-    there is room for all of them.
+    Where weights were compressed alone: the change of the metric, vermilion where it is worse, blue
+    where it is better, white where its interval has 0 in it or, without one, where it is within the
+    tolerance. Else the SQNR in dB of the first variant of each number of bits. Hatched where the
+    value is not known. Values stand in the cells where there is room for all of them.
 
     Args:
         report: The results.
@@ -113,10 +123,11 @@ def _write_values(figure: "Figure", axes: "Axes", shown: _Map) -> None:
     width, height = frame.width / columns, frame.height / rows
     if height < _LINE * DPI or rows * columns > _CELLS:
         return
-    texts = [text for row in shown.texts for text in row]
-    if max(text_width(figure, text) for text in texts) + _FREE * DPI > width:
-        return
-    for index, text in enumerate(texts):
+    room = width - _FREE * DPI
+    fitting = (
+        texts for texts in shown.texts if all(text_width(figure, text) <= room for text in texts)
+    )
+    for index, text in enumerate(next(fitting, ())):
         row, column = divmod(index, columns)
         x, y = frame.x0 + (column + 0.5) * width, frame.y1 - (row + 0.5) * height
         write(figure, x / DPI, y / DPI, text, ha="center", va="center_baseline")
@@ -127,40 +138,52 @@ def _changes(report: TrialReport) -> _Map | None:
     from matplotlib.colors import LinearSegmentedColormap, Normalize, SymLogNorm
 
     _, places = strengths(report.alone)
+    # What is within the tolerance is no alarm.
+    least = report.tolerance * abs(report.baseline)
     found: dict[tuple[str, float], float] = {}
+    silent: dict[tuple[str, float], float] = {}
     for row, place in zip(report.alone, places, strict=True):
-        found.setdefault((row.layer, place), report.delta(row))
+        cell, change = (row.layer, place), report.delta(row)
+        if cell not in found:
+            found[cell] = change
+            within = abs(change) <= least if row.interval is None else report.verdict(row) == "same"
+            silent[cell] = float(within)
     names, columns, values = _table(report, found)
     if np.isnan(values).all():
         return None
+    neutral = _table(report, silent)[2] == 1
     known = values[np.isfinite(values)]
-    # What is within the tolerance is no alarm.
-    least = report.tolerance * abs(report.baseline)
     most = float(np.abs(known).max(initial=least)) or 1.0
-    reaches = [(high - low) / 2 for low, high in (row.interval or (0, 0) for row in report.alone)]
-    threshold = threshold_of(known.tolist(), reaches)
+    spans = [row.interval for row in report.alone if row.interval is not None]
+    noise = noise_of([(high - low) / 2 for low, high in spans], least)
+    threshold = threshold_of(known.tolist(), noise)
+    told = "noise" if spans else f"{100 * report.tolerance:.3g} %"
+    foot = f"each compressed alone; white: within {told}"
     norm: Normalize
     if threshold is None:
         norm = Normalize(-most, most)
         ticks = [(value, _signed(value)) for value in (-most, 0.0, most)]
     else:
         norm = SymLogNorm(threshold, linscale=0.6, vmin=-most, vmax=most)
-        ticks = _apart(symlog_ticks(-most, most, threshold), norm)
+        ticks = _apart(symlog_ticks(-most, most, threshold, _ALL), norm)
+    # What is beyond the noise is not white, however small it is: it has the first of the shades.
+    tint = float(norm.inverse(0.5 + 1 / _SHADES))
+    cells = list(zip(values.ravel().tolist(), neutral.ravel().tolist(), strict=True))
     ends, words = (_SKY, "white", VERMILION), ("better", "worse")
     if report.mode == "max":
         ends, words = ends[::-1], words[::-1]
     return _Map(
         names,
         columns,
-        np.clip(values, -most, most),
-        [[_signed(value) for value in row] for row in values],
-        LinearSegmentedColormap.from_list("harm", ends),
+        np.where(neutral, 0.0, np.copysign(np.clip(np.abs(values), tint, most), values)),
+        _texts(cells, noise),
+        LinearSegmentedColormap.from_list("harm", ends, _SHADES),
         norm,
         report.monitor,
         words,
         ticks,
         values if report.mode == "min" else -values,
-        "change when it alone is compressed",
+        foot if (neutral & (values != 0)).any() else "change when it alone is compressed",
     )
 
 
@@ -176,13 +199,41 @@ def _apart(ticks: Sequence[tuple[float, str]], norm: "Normalize") -> list[tuple[
     return sorted(kept)
 
 
-def _signed(value: float) -> str:
+def _texts(cells: Sequence[tuple[float, bool]], noise: float) -> list[list[str]]:
+    """Values and whether they are white, with ever fewer digits."""
+    precise = [_signed(value, 2, noise if quiet else 0.0) for value, quiet in cells]
+    rounded = [
+        [_signed(value, digits, noise, quiet) for value, quiet in cells] for digits in (2, 1)
+    ]
+    return [
+        precise,
+        rounded[0],
+        *([re.sub(r"\b0\.", ".", text) for text in way] for way in rounded),
+    ]
+
+
+def _signed(value: float, digits: int = 2, noise: float = 0.0, quiet: bool = True) -> str:
+    """A change with so many digits, or with those down to the first one of the noise.
+
+    >>> _signed(0.02749), _signed(-0.00041), _signed(0.02749, noise=0.03), _signed(1e-5, noise=0.03)
+    ('+0.027', '−4.1e−4', '+0.03', '0')
+    >>> _signed(0.00012, noise=0.03, quiet=False)
+    '+1e−4'
+    """
     if math.isnan(value):
         return ""
     if math.isinf(value):
         return "+∞" if value > 0 else "−∞"
-    text = f"{value:+.2g}" if value else "0"
-    return text.replace("-", "−").replace("e−0", "e−").replace("e+0", "e")
+    if noise:
+        rounded = round(value, -math.floor(math.log10(noise)))
+        # What is more than chance is not said to be nothing.
+        value, digits = (rounded, digits) if rounded or quiet else (value, 1)
+    if not value:
+        return "0"
+    text, (factor, power) = f"{value:+.{digits}g}", f"{value:+.{digits - 1}e}".split("e")
+    if not _PLAIN[0] <= abs(value) < _PLAIN[1]:
+        text = f"{factor}e{int(power)}"
+    return text.replace("-", "−")
 
 
 def _noise(report: TrialReport) -> _Map | None:
@@ -213,7 +264,7 @@ def _noise(report: TrialReport) -> _Map | None:
         names,
         columns,
         np.where(np.isinf(values), high, values),
-        [[_decibels(value) for value in row] for row in values],
+        [[_decibels(value, digits) for value in values.flat] for digits in (1, 0)],
         ListedColormap(matplotlib.colormaps["cividis"](np.linspace(_DARK, 1, 128))),
         Normalize(low, high),
         "SQNR, dB",
@@ -224,10 +275,10 @@ def _noise(report: TrialReport) -> _Map | None:
     )
 
 
-def _decibels(value: float) -> str:
+def _decibels(value: float, digits: int) -> str:
     if math.isnan(value):
         return ""
-    return "∞" if math.isinf(value) else f"{value:.1f}".replace("-", "−")
+    return "∞" if math.isinf(value) else f"{value:.{digits}f}".replace("-", "−")
 
 
 def _table(

@@ -10,7 +10,7 @@ import numpy as np
 
 from lightning_weightwatch.trials.report import TrialReport, TrialRow
 from lightning_weightwatch.views.byte_units import byte_unit
-from lightning_weightwatch.views.label_places import Box, placed_labels
+from lightning_weightwatch.views.label_places import Box, placed_labels, scattered
 from lightning_weightwatch.views.layer_names import drawable, short_names
 from lightning_weightwatch.views.log_ticks import set_log_axis
 from lightning_weightwatch.views.margins import (
@@ -30,6 +30,7 @@ from lightning_weightwatch.views.png import (
     new_figure,
     write,
 )
+from lightning_weightwatch.views.symlog import noise_of
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -38,11 +39,13 @@ if TYPE_CHECKING:
 
 # Sizes that differ by more than this factor need a logarithmic axis.
 _FACTOR = 8
-# Harm beyond so many times its upper tercile is clipped, if any exceeds that once more by a factor.
-_TERCILES, _BEYOND = 4, 3
-# Of the axis: to the bad side, to the good side where the labels are, and at the ends of sizes.
-_BAD, _GOOD, _ENDS = 0.08, 0.4, 0.06
-_LABELS, _LONGEST = 6, 22
+# The front is shown to so many times its upper quartile, if any of it exceeds that by a factor.
+_QUARTILES, _BEYOND = 4, 10
+# Other variants are shown as far as so many times the span of the front, and of the noise.
+_SPANS, _NOISES = 1.6, 3.0
+# Of the axis: to the bad side, to the good side for one line of names, and at the ends of sizes.
+_BAD, _GOOD, _ENDS = 0.08, 0.2, 0.06
+_LABELS, _LONGEST = 9, 22
 _MARKERS = ("o", "s", "P", "X")
 
 
@@ -68,8 +71,9 @@ def pareto_figure(reports: TrialReport | Sequence[TrialReport]) -> "Figure | Non
     """The metric over the packed size, the Pareto front as steps, its points by their names.
 
     No other variant is both smaller and better than one of the front; all others are grey. A star
-    is the smallest within the tolerance, bars are 95 % confidence intervals, triangles at the edge
-    are beyond it. Sizes are logarithmic where they differ by more than a factor of 8.
+    is the smallest within the tolerance, bars are 95 % confidence intervals. The axis fits the
+    front: variants that are far worse are triangles at its edge. Sizes are logarithmic where they
+    differ by more than a factor of 8.
 
     Args:
         reports: One or several, of the same model and metric.
@@ -91,8 +95,8 @@ def pareto_figure(reports: TrialReport | Sequence[TrialReport]) -> "Figure | Non
     first = reports[0]
     baseline = _Point(first.rows[0], 0, first.rows[0].packed_bytes, first.baseline, 0.0)
     sign = 1 if first.mode == "min" else -1
-    cap = _cap([point.harm for point in points])
     front = _front([baseline, *points])
+    cap = _cap(front, points, first.tolerance * abs(first.baseline))
     figure = new_figure()
     axes = figure.subplots()
     factor, unit = byte_unit(max(point.size for point in [baseline, *points]))
@@ -150,10 +154,8 @@ def pareto_figure(reports: TrialReport | Sequence[TrialReport]) -> "Figure | Non
     places = [(float(px), float(py)) for px, py in axes.transData.transform(
         [(x(point), y(point)) for point in shown])]  # fmt: skip
     steps = [shown.index(point) for point in front]
-    order = sorted(
-        (index for index in steps if index),
-        key=lambda index: (shown[index] is not best, shown[index].harm > cap, shown[index].size),
-    )
+    start = steps[0] if best is None or best not in front else shown.index(best)
+    order = [index for index in scattered(steps, places, start) if index]
     _name(figure, axes, shown, places, steps, order, -sign)
     return figure
 
@@ -183,13 +185,15 @@ def _best(reports: Sequence[TrialReport], points: Sequence[_Point]) -> _Point | 
     return min(found, key=lambda point: (point.size, point.harm), default=None)
 
 
-def _cap(harms: Sequence[float]) -> float:
-    """The largest harm that the axis shows: one useless variant must not hide the others."""
-    worse = [harm for harm in harms if harm > 0]
-    if not worse:
-        return math.inf
-    cap = _TERCILES * float(np.quantile(worse, 2 / 3, method="lower"))
-    return cap if max(worse) > _BEYOND * cap else math.inf
+def _cap(front: Sequence[_Point], points: Sequence[_Point], tolerance: float) -> float:
+    """The largest harm that the axis shows: useless variants must not hide the others."""
+    worse = [point.harm for point in front if point.harm > 0]
+    cap = _QUARTILES * float(np.quantile(worse, 0.75, method="lower")) if worse else 0.0
+    harms = [point.harm for point in front if point.harm <= cap or max(worse) <= _BEYOND * cap]
+    least = min([0.0, *harms])
+    noise = noise_of([point.reach for point in front if point.row.interval], tolerance)
+    cap = max(least + _SPANS * (max([0.0, *harms]) - least), _NOISES * noise)
+    return cap if 0 < cap < max(point.harm for point in points) else math.inf
 
 
 def _set_scales(
@@ -200,7 +204,7 @@ def _set_scales(
     sign: int,
     cap: float,
 ) -> None:
-    """Room for all points, and for the labels at the good side of the front."""
+    """Room for all points, and for a line of names: a loss has nothing far below 0."""
     from matplotlib.ticker import MaxNLocator
 
     low, high = min(sizes), max(sizes)
@@ -248,7 +252,8 @@ def _samples(
             words.setdefault(_kind(report), sample(_MARKERS[index % len(_MARKERS)]))
     worst = max(points, key=lambda point: point.harm)
     if worst.harm > cap:
-        words[f"{'up' if marker == '^' else 'down'} to {worst.value:.3g}"] = sample(marker)
+        value = f"{worst.value:.3g}".replace("-", "−")
+        words[f"{'up' if marker == '^' else 'down'} to {value}"] = sample(marker)
     return words
 
 

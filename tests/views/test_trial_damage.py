@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from lightning_weightwatch.trials.report import TrialReport
 from lightning_weightwatch.views.png import BLUE, VERMILION, pixels
-from lightning_weightwatch.views.symlog import symlog_ticks, threshold_of
+from lightning_weightwatch.views.symlog import noise_of, symlog_ticks, threshold_of
 from lightning_weightwatch.views.trial_damage import damage_figure
 from tests.views.pictures import assert_legible, seen, words
 from tests.views.trials_to_draw import GRID, layer_of, pruned, quantized, report_of, row_of
@@ -143,12 +143,28 @@ def test_intervals_of_lines_do_not_hide_each_other() -> None:
 @pytest.mark.parametrize("sign", [1, -1])
 def test_a_hundredfold_damage_does_not_flatten_the_others(sign: int) -> None:
     changes = {8: 0.001, 6: 0.01, 4: 0.1, 2: 10.0}
-    rows = [row_of(f"int{b}", 20 + sign * c, baseline=20, bits=b) for b, c in changes.items()]
-    (axes,) = drawn(report_of(*rows, baseline=20, mode="min" if sign > 0 else "max")).axes
+    rows = [row_of(f"int{b}", 0.05 + sign * c, baseline=0.05, bits=b) for b, c in changes.items()]
+    (axes,) = drawn(report_of(*rows, baseline=0.05, mode="min" if sign > 0 else "max")).axes
     heights = [height_of(axes, sign * change) for change in (0.0, *changes.values())]
     assert min(abs(a - b) for a, b in pairwise(heights)) > 0.08
     assert min(heights) > 0
     assert max(heights) < 1
+
+
+@pytest.mark.parametrize("intervals", [True, False])
+def test_noise_stays_close_to_0_and_damage_stands_out(intervals: bool) -> None:
+    """A val_loss of 0.035 at ±0.003, or of 0.3 within 1 %, and one model that is lost."""
+    baseline = 0.035 if intervals else 0.3
+    changes = {8: 0.00002, 7: -0.0008, 6: 0.0004, 5: -0.0015, 4: 0.03, 2: 1.9}
+    rows = [row_of(f"int{b}", baseline + c, 0.25, 0.003 if intervals else None,
+                   baseline=baseline, bits=b) for b, c in changes.items()]  # fmt: skip
+    (axes,) = drawn(report_of(*rows, baseline=baseline)).axes
+    zero, *noise, damage, lost = (height_of(axes, change) for change in (0.0, *changes.values()))
+    assert max(abs(height - zero) for height in noise) < 0.1
+    assert damage - zero > 0.3
+    assert lost - damage > 0.3
+    assert height_of(axes, 0.003) - height_of(axes, -0.003) < 0.4
+    assert lost < 1
 
 
 def test_what_has_no_finite_result_is_a_cross_at_the_bad_end_and_a_gap_in_the_line() -> None:
@@ -186,8 +202,16 @@ def test_the_scale_is_linear_unless_the_changes_differ_greatly() -> None:
     assert threshold_of([]) is None
     assert threshold_of([0.0, NAN]) is None
     assert threshold_of([0.001, 0.02, 5.0]) == pytest.approx(0.01)
-    assert threshold_of([1e-9, 0.02, 5.0], [0.3]) == pytest.approx(0.1)
     assert threshold_of([1e-9, 1e-9, 5.0]) == pytest.approx(1e-4)
+
+
+def test_the_scale_is_linear_as_far_as_noise_reaches() -> None:
+    assert threshold_of([1e-9, 0.02, 5.0], 0.3) == 0.3
+    assert threshold_of([1e-9, 0.02, 9.9], 0.98) == 0.98
+    assert threshold_of([1e-9, 0.02, 5.0], 0.6) is None
+    assert noise_of([0.1, 0.2, 9.0, NAN], 0.15) == 0.2
+    assert noise_of([0.1], 0.15) == 0.15
+    assert noise_of([], 0.0) == 0.0
 
 
 def test_ticks_are_powers_of_ten_to_both_sides_of_0_and_few() -> None:
@@ -196,4 +220,5 @@ def test_ticks_are_powers_of_ten_to_both_sides_of_0_and_few() -> None:
     assert values == sorted(values)
     assert 4 <= len(ticks) <= 7
     np.testing.assert_allclose(np.log10(np.abs([v for v in values if v])) % 1 % 1, 0, atol=1e-9)
+    assert symlog_ticks(0, 2, 0.03) == [(0.0, "0"), (0.1, "0.1"), (1.0, "1")]
     assert symlog_ticks(0, 2, 0.1) == [(0.0, "0"), (0.1, "0.1"), (1.0, "1")]

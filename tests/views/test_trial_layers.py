@@ -128,8 +128,52 @@ def test_worse_is_vermilion_no_change_white_and_better_blue(mode: Mode, sign: in
     assert sorted(ends) == sorted(expected)
 
 
-def test_a_change_within_the_tolerance_is_pale() -> None:
-    assert cell(drawn(alone({"a": {8: 0.0005}})), 0, 0).min() > 200
+def test_a_change_within_the_tolerance_is_white_where_there_is_no_interval() -> None:
+    figure = drawn(alone({"a": {2: 0.3, 4: 0.0051, 6: -0.0049, 8: 0.0049}}))
+    assert [bool(cell(figure, 0, column).min() == 255) for column in range(4)] == [
+        False, False, True, True,
+    ]  # fmt: skip
+    assert {"+0.3", "+0.0051", "−0.005", "+0.005"} <= set(words(figure))
+    assert "each compressed alone; white: within 1 %" in words(figure)
+
+
+@pytest.mark.parametrize("mode", ["min", "max"])
+def test_what_may_be_chance_is_white_and_what_is_not_has_its_colour(mode: Mode) -> None:
+    """White is the verdict: an interval with 0 in it, however large the change is."""
+    cells = {2: (0.9, 0.2), 3: (-0.3, 0.1), 4: (0.2, 0.3), 6: (0.006, 0.002), 8: (-0.04, 0.05)}
+    rows = [row_of("v", 0.5 + change, reach=reach, layer="a", layers=[layer_of("a")], bits=bits)
+            for bits, (change, reach) in cells.items()]  # fmt: skip
+    report = replace(report_of(mode=mode), alone=tuple(rows))
+    figure = drawn(report)
+    white = [bool(cell(figure, 0, column).min() == 255) for column in range(5)]
+    assert white == [report.verdict(row) == "same" for row in rows]
+    assert white == [False, False, True, False, True]
+    assert {"+0.9", "−0.3", "+0.2", "+0.006", "0"} <= set(words(figure))
+    assert "each compressed alone; white: within noise" in words(figure)
+
+
+def test_small_damage_in_noise_is_paler_than_damage_beyond_it() -> None:
+    changes = ((2, 2.0, 0.02), (4, 0.2, 0.02), (8, 0.003, 0.002))
+    rows = [row_of("v", 0.5 + change, reach=reach, layer="a", layers=[layer_of("a")], bits=bits)
+            for bits, change, reach in changes]  # fmt: skip
+    figure = drawn(replace(report_of(), alone=tuple(rows)))
+    strong, weak, pale = (cell(figure, 0, column)[2] for column in range(3))
+    assert strong < weak - 50 < pale - 100
+
+
+@pytest.mark.parametrize("by_metric", [True, False])
+def test_30_cells_have_their_values(by_metric: bool) -> None:
+    names, bits = [f"net.{i}.weight" for i in range(5)], (8, 6, 5, 4, 3, 2)
+    report = alone(chosen(names, list(bits))) if by_metric else quantized(bits, names=names)
+    figure = drawn(report)
+    frame = figure.axes[0].get_window_extent()
+    boxes = [text.get_window_extent() for text in figure.texts if text.get_text()]
+    inside = [box for box in boxes if frame.x0 < box.x0 < frame.x1 and frame.y0 < box.y0 < frame.y1]
+    assert len(inside) == 30
+    columns = [int(((box.x0 + box.x1) / 2 - frame.x0) / frame.width * 6) for box in inside]
+    rows = [int(((box.y0 + box.y1) / 2 - frame.y0) / frame.height * 5) for box in inside]
+    assert len(set(zip(rows, columns, strict=True))) == 30
+    assert max(box.width for box in inside) < frame.width / 6
 
 
 def test_a_hundredfold_damage_does_not_bleach_the_others() -> None:
