@@ -49,10 +49,11 @@ docs: $(DEV) ## the site, in build/site
 
 wheel: $(WHEEL) ## wheel and sdist in dist, the wheel imported from a clean venv
 
-bench: $(DEV) $(RIVAL) ## what the callbacks cost, beside WeightWatcher and SummaryWriter
+bench: $(DEV) $(RIVAL) ## what the callbacks cost, beside WeightWatcher, SummaryWriter and torch
 	$(BIN)/python benchmarks/spectra.py --weightwatcher .venv-bench/bin/python
 	$(BIN)/python benchmarks/histograms.py
 	$(BIN)/python benchmarks/overhead.py
+	$(BIN)/python benchmarks/trials.py
 
 soak: $(DEV) ## the long tests
 	$(BIN)/python -m pytest -m soak

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from lightning_weightwatch.callbacks._lightning import Trainer
@@ -66,12 +67,21 @@ def over_all_ranks(trainer: Trainer, means: dict[str, Batches]) -> dict[str, Bat
         return {}
     joined = {}
     for name in names:
-        mine = means[name]
-        counts = scalars_on(trainer, [len(mine.values)])
-        longest = int(torch.as_tensor(strategy.all_gather(counts)).max())
-        padding = [0.0] * (longest - len(mine.values))
-        rows = scalars_on(trainer, [*mine.values, *padding, *mine.sizes, *padding])
-        gathered = torch.as_tensor(strategy.all_gather(rows)).reshape(-1, 2, longest).cpu()
-        values, sizes = gathered.double().numpy().transpose(1, 0, 2).reshape(2, -1)
-        joined[name] = Batches(values[sizes > 0], sizes[sizes > 0])
+        mine, own = means[name], trainer.global_rank
+        lengths = np.zeros(trainer.world_size)
+        lengths[own] = len(mine.values)
+        lengths = _summed(trainer, lengths)
+        # A slot for each rank, and zeros in those of the others: an all_gather by its sum.
+        slots = np.zeros((trainer.world_size, 2, int(lengths.max())))
+        slots[own, :, : len(mine.values)] = mine.values, mine.sizes
+        values, sizes = _summed(trainer, slots).transpose(1, 0, 2).reshape(2, -1)
+        filled = (np.arange(slots.shape[2]) < lengths[:, None]).reshape(-1)
+        joined[name] = Batches(values[filled], sizes[filled])
     return joined
+
+
+def _summed(trainer: Trainer, numbers: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Over all ranks."""
+    local = scalars_on(trainer, numbers.reshape(-1).tolist())
+    total = torch.as_tensor(trainer.strategy.reduce(local, reduce_op="sum"))
+    return total.double().cpu().numpy().reshape(numbers.shape)

@@ -90,6 +90,11 @@ class Publisher:
         self._each(trainer, write)
         self._written.add(tag)
 
+    def takes_figures(self, trainer: Trainer) -> bool:
+        """Whether a logger does."""
+        sinks = [sink_of(logger, trainer.current_epoch) for logger in loggers_of(trainer)]
+        return any(sink.takes_figures for sink in sinks)
+
     @property
     def can_afford_figures(self) -> bool:
         """Whether those drawn so far took no more than they may."""

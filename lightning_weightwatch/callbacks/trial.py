@@ -239,7 +239,7 @@ class PostFitTrial(KeyedCallback):
         )
         with closing(progress), self._with_weights(trainer, pl_module):
             report = run_trials(pl_module, bench, self.compressions, needs_norms=self.needs_norms)
-            if trainer.is_global_zero:
+            if trainer.is_global_zero and self.publisher.takes_figures(trainer):
                 with self._guarded("could not look at single weights"):
                     self._before_after = self._looked_at(pl_module, report)
         return report

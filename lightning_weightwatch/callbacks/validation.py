@@ -117,6 +117,7 @@ def _untouched(trainer: Trainer) -> Iterator[None]:
     verbose, has_run, first = loop.verbose, loop._has_run, connector._first_loop_iter
     progress, last_time = loop.batch_progress.state_dict(), getattr(trainer, "_last_val_time", None)
     generators = [(found, found.get_state()) for found in _generators(loop._combined_loader)]
+    hook = trainer.lightning_module._current_fx_name
     bar = trainer.progress_bar_callback
     trainer.callbacks = [bar] if bar else []  # type: ignore[attr-defined]
     loop.verbose = False
@@ -125,7 +126,12 @@ def _untouched(trainer: Trainer) -> Iterator[None]:
         with TemporaryDirectory(prefix="weightwatch-") as folder, _line_of_training(bar):
             trainer.loggers = [_Silent(folder) for _ in range(max(len(loggers), 1))]
             yield
+    except BaseException:  # the next run would add its values to those of this one
+        loop._results.reset()
+        loop._logged_outputs = []
+        raise
     finally:
+        trainer.lightning_module._current_fx_name = hook
         trainer.callbacks, trainer.loggers, trainer.state.stage = callbacks, loggers, stage  # type: ignore[attr-defined]
         loop.verbose, loop._has_run, connector._first_loop_iter = verbose, has_run, first
         loop.batch_progress.load_state_dict(progress)
