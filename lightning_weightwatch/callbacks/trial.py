@@ -1,5 +1,6 @@
 """PostFitTrial: after training, compress the weights and run the validation loop on them."""
 
+import time
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
@@ -29,7 +30,8 @@ from lightning_weightwatch.trials.compression import Compression
 from lightning_weightwatch.trials.evaluation import Evaluation
 from lightning_weightwatch.trials.plan import Limits
 from lightning_weightwatch.trials.report import TrialReport
-from lightning_weightwatch.trials.trial import Bench, Given, run_trials
+from lightning_weightwatch.trials.snapshot import NotRestored
+from lightning_weightwatch.trials.trial import Bench, Given, Interrupted, run_trials
 from lightning_weightwatch.trials.trying import check_bench
 from lightning_weightwatch.views.quantized import QuantizedLayer
 from lightning_weightwatch.views.trials import trial_markdown, trial_terminal
@@ -115,6 +117,7 @@ class PostFitTrial(KeyedCallback):
         self.hparams = hparams
         self.report: TrialReport | None = None
         self._before_after: Sequence[QuantizedLayer] = ()
+        self._started = time.time()
 
     @abstractmethod
     def compressions(self, given: Given = NOTHING) -> Sequence[Compression]:
@@ -156,7 +159,7 @@ class PostFitTrial(KeyedCallback):
         super().setup(trainer, pl_module, stage)
         if stage != "fit":
             return
-        self.report, self._before_after = None, ()
+        self.report, self._before_after, self._started = None, (), time.time()
         self._warned = set()
         callbacks = list(trainer.callbacks)  # type: ignore[attr-defined]
         for later in callbacks[callbacks.index(self) + 1 :]:
@@ -181,15 +184,29 @@ class PostFitTrial(KeyedCallback):
                 declare(trainer, self)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Run the trials; whatever fails in them is a warning, and the weights stay."""
+        """Run the trials; whatever fails in them is a warning, and the weights stay.
+
+        Raises:
+            NotRestored: If the validation has changed large weights that no trial touches, so that
+                the model is not the trained one any more.
+        """
         if not can_evaluate(trainer):
-            rank_zero_info(f"{type(self).__name__} tries nothing: the Trainer has no validation")
+            rank_zero_info(
+                f"{type(self).__name__} tries nothing: no validation of this fit has run"
+            )
             return
         fault = self._refusal(trainer)
         if fault is None:
             try:
                 self.report = self._tried(trainer, pl_module)
                 fault = self.report.rows[0].error or None
+            except Interrupted as interrupted:
+                self.report = interrupted.report
+                with self._guarded("could not write its files"):
+                    write_files(trainer, self.prefix, self.AREA, self.report)
+                raise
+            except NotRestored:  # whatever is saved from now on would be of other weights
+                raise
             except Exception as error:
                 fault = f"{type(error).__name__}: {error}"
         if fault is not None:
@@ -254,7 +271,9 @@ class PostFitTrial(KeyedCallback):
                     trainer, self.monitor, self.mode, trainer.callback_metrics
                 )
                 try:
-                    stack.enter_context(loaded(pl_module, best_path(trainer, monitor)))
+                    stack.enter_context(
+                        loaded(pl_module, best_path(trainer, monitor), self._started)
+                    )
                 except Exception as error:
                     fault = error
             if not trainer.strategy.reduce_boolean_decision(fault is None, all=True):

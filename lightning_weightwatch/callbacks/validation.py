@@ -11,11 +11,10 @@ from contextlib import contextmanager
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import torch
-
 from lightning_weightwatch.callbacks._lightning import DummyLogger, Trainer, isolate_rng
 from lightning_weightwatch.callbacks.batch_values import over_all_ranks, recorded
 from lightning_weightwatch.callbacks.epoch_mean import scalars_on
+from lightning_weightwatch.callbacks.same_batches import same_batches
 from lightning_weightwatch.trials.evaluation import Evaluation
 
 
@@ -70,10 +69,11 @@ def _limited(loop: Any, limit: float | None) -> Iterator[None]:
         loop._max_batches = usual
 
 
-def _fewer(count: float, limit: float) -> float:
+def _fewer(count: float, limit: int | float) -> float:
     """A share of an endless loader is endless, as in Lightning."""
-    share = isinstance(limit, float) and count != math.inf
-    return min(count, max(round(count * limit), 1) if share else limit)
+    if isinstance(limit, float):
+        return count if count == math.inf else max(round(count * limit), 1)
+    return min(count, limit)
 
 
 def _over_ranks(trainer: Trainer, metrics: dict[str, float]) -> dict[str, float]:
@@ -105,7 +105,7 @@ def _untouched(trainer: Trainer) -> Iterator[None]:
     bar stays: it shows how far this is, and the thread of a RichProgressBar dies when its bar is
     not in the list.
     """
-    connector = trainer._logger_connector
+    connector, module = trainer._logger_connector, trainer.lightning_module
     loop = trainer.fit_loop.epoch_loop.val_loop
     metrics: list[dict[str, Any]] = [
         connector._callback_metrics,
@@ -113,35 +113,56 @@ def _untouched(trainer: Trainer) -> Iterator[None]:
         connector._progress_bar_metrics,
     ]
     copies = [dict(kept) for kept in metrics]
-    callbacks, loggers, stage = trainer.callbacks, trainer.loggers, trainer.state.stage  # type: ignore[attr-defined]
-    verbose, has_run, first = loop.verbose, loop._has_run, connector._first_loop_iter
-    progress, last_time = loop.batch_progress.state_dict(), getattr(trainer, "_last_val_time", None)
-    generators = [(found, found.get_state()) for found in _generators(loop._combined_loader)]
-    hook = trainer.lightning_module._current_fx_name
+    progress = loop.batch_progress.state_dict()
     bar = trainer.progress_bar_callback
-    trainer.callbacks = [bar] if bar else []  # type: ignore[attr-defined]
-    loop.verbose = False
-    trainer.validating = True
+    now: list[tuple[Any, dict[str, Any]]] = [
+        (trainer, {"callbacks": [bar] if bar else [], "validating": True}),
+        (loop, {"verbose": False, "_last_val_dl_reload_epoch": trainer.current_epoch}),
+    ]
+    kept = [
+        (trainer, ("callbacks", "loggers", "should_stop", "_last_val_time")),
+        (trainer.state, ("stage",)),
+        (loop, ("verbose", "_has_run", "_last_val_dl_reload_epoch")),
+        (connector, ("_first_loop_iter",)),
+        (module, ("_current_fx_name",)),
+    ]
+    before = [
+        (owner, {name: getattr(owner, name) for name in names if hasattr(owner, name)})
+        for owner, names in kept
+    ]
+    loggers = max(len(trainer.loggers), 1)
     try:
-        with TemporaryDirectory(prefix="weightwatch-") as folder, _line_of_training(bar):
-            trainer.loggers = [_Silent(folder) for _ in range(max(len(loggers), 1))]
+        for owner, values in now:
+            _set(owner, values)
+        trainer.save_checkpoint = _saves_nothing  # type: ignore[method-assign]
+        with (
+            TemporaryDirectory(prefix="weightwatch-") as folder,
+            _line_of_training(bar),
+            same_batches(loop._combined_loader),
+        ):
+            trainer.loggers = [_Silent(folder) for _ in range(loggers)]
             yield
     except BaseException:  # the next run would add its values to those of this one
         loop._results.reset()
         loop._logged_outputs = []
         raise
     finally:
-        trainer.lightning_module._current_fx_name = hook
-        trainer.callbacks, trainer.loggers, trainer.state.stage = callbacks, loggers, stage  # type: ignore[attr-defined]
-        loop.verbose, loop._has_run, connector._first_loop_iter = verbose, has_run, first
+        del trainer.save_checkpoint
+        for owner, values in before:
+            _set(owner, values)
         loop.batch_progress.load_state_dict(progress)
-        if last_time is not None:
-            trainer._last_val_time = last_time  # type: ignore[attr-defined]
-        for kept, copy in zip(metrics, copies, strict=True):
-            kept.clear()
-            kept.update(copy)
-        for generator, state in generators:
-            generator.set_state(state)
+        for current, copy in zip(metrics, copies, strict=True):
+            current.clear()
+            current.update(copy)
+
+
+def _set(owner: Any, values: dict[str, Any]) -> None:
+    for name, value in values.items():
+        setattr(owner, name, value)
+
+
+def _saves_nothing(*_: Any, **__: Any) -> None:
+    """In place of `save_checkpoint`: a file of the user's would get compressed weights."""
 
 
 class _Silent(DummyLogger):
@@ -182,14 +203,3 @@ def _line_of_training(bar: Any) -> Iterator[None]:
     finally:
         for name, value in kept.items():
             setattr(bar, name, value)
-
-
-def _generators(combined_loader: Any) -> list[torch.Generator]:
-    """The random generators that the validation loaders own."""
-    owners = [
-        owner
-        for loader in combined_loader.flattened
-        for owner in (loader, getattr(loader, "sampler", None))
-    ]
-    generators = [getattr(owner, "generator", None) for owner in owners]
-    return [found for found in generators if isinstance(found, torch.Generator)]

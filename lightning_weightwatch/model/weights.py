@@ -172,7 +172,7 @@ def non_finite(values: Tensor) -> str | None:
     """A sentence on the NaN and infinite entries of a tensor, or None when there are none."""
     rows = max(_AT_ONCE * len(values) // values.numel(), 1) if values.ndim and values.numel() else 1
     finite = torch.zeros((), dtype=torch.int64, device=values.device)
-    for part in values.split(rows) if values.ndim else (values,):
+    for part in torch.split(values, rows) if values.ndim else (values,):
         # float8 has no isfinite
         finite += torch.isfinite(part.float() if part.element_size() == 1 else part).sum()
     bad = values.numel() - int(finite)

@@ -97,14 +97,14 @@ class CompressedLayer:
         return 1 - self.live / max(self.size, 1)
 
     def record(self) -> dict[str, Any]:
-        """A row of plain values."""
+        """A row of plain values; `sqnr` is None where it is infinite or unknown."""
         return {
             "name": self.name,
             "kind": self.kind,
             "shape": "x".join(map(str, self.shape)),
             "bytes": self.bytes,
             "packed_bytes": self.packed_bytes,
-            "sqnr": self.sqnr,
+            "sqnr": self.sqnr if math.isfinite(self.sqnr) else None,
             "mse": self.mse,
             "clipped_share": self.clipped_share,
             "live": self.live,

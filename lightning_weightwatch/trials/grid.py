@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from itertools import product
 from typing import Any
 
+import numpy as np
+
 from lightning_weightwatch.trials.activations import InputNorms
 from lightning_weightwatch.trials.compression import Compression
 from lightning_weightwatch.trials.int8_kernels import Int8Kernels, available
@@ -80,11 +82,13 @@ def several(name: str, given: Any, example: str) -> tuple[Any, ...]:
     Raises:
         ValueError: For none, for anything that is no sequence, or for two of the same.
     """
+    if isinstance(given, np.ndarray | np.generic):
+        given = given.tolist()
     values: tuple[Any, ...]
     if isinstance(given, str | int | float):
         values = (given,)
     elif isinstance(given, Sequence) and len(given):
-        values = tuple(given)
+        values = tuple(v.item() if isinstance(v, np.generic) else v for v in given)
     else:
         raise ValueError(f"{name} must be a value or a list such as {example}, got {given!r}")
     if any(value in values[:at] for at, value in enumerate(values)):

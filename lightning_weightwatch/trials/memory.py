@@ -11,7 +11,9 @@ class Memory:
     """Memory by the names of what is kept there, as large as the largest that was.
 
     Fresh memory for every block would cost page faults, and the heap would grow by the block: glibc
-    before 2.38 cannot reuse an aligned piece once something small lies behind it.
+    before 2.38 cannot reuse an aligned piece once something small lies behind it. Here blocks come
+    in many shapes, one after another; those of `weights.scratch` are flat and nearly all of one
+    size, for which it keeps the views.
     """
 
     def __init__(self) -> None:

@@ -1,6 +1,6 @@
 """What is going to be tried, how long that will take, and when to stop."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from lightning_weightwatch.model.weights import Weight
@@ -30,7 +30,7 @@ class Limits:
             raise ValueError(
                 f"max_seconds must be a positive number of seconds or None, got {seconds!r}"
             )
-        if count is not None and (_no_number(count) or count != int(count) or count < 1):
+        if count is not None and (_no_number(count) or not count >= 1 or count % 1):
             raise ValueError(
                 f"max_evaluations must be 1 or more, the baseline included, or None, got {count!r}"
             )
@@ -76,7 +76,7 @@ class Plan:
     Attributes:
         steps: In their order.
         evaluation_seconds: Of the baseline.
-        paces: Seconds to compress a value, by the name of the step; measured on a small weight.
+        paces: Seconds to compress a value, by the name of the compression; measured on one weight.
         values: Of all weights together.
     """
 
@@ -85,10 +85,23 @@ class Plan:
     paces: Mapping[str, float] = field(default_factory=dict)
     values: int = 0
 
-    def seconds_of(self, step: Step) -> float:
-        """That a step will probably take."""
+    def seconds_of(self, step: Step, taken: Sequence[float] | None = None) -> float:
+        """That a step will probably take.
+
+        Args:
+            step: One of the plan.
+            taken: Seconds that compressing took in the steps until then, which correct the
+                estimate; it counts for nothing where there are none.
+        """
+        factor = 1.0
+        if taken is not None:
+            expected = sum(map(self._compressing, self.steps[: len(taken)]))
+            factor = sum(taken) / expected if expected > 0 else 0.0
+        return self.evaluation_seconds + factor * self._compressing(step)
+
+    def _compressing(self, step: Step) -> float:
         values = step.weight.parameter.numel() if step.weight else self.values
-        return self.evaluation_seconds + self.paces.get(step.name, 0.0) * values
+        return self.paces.get(step.compression.name, 0.0) * values if step.compression else 0.0
 
     @property
     def seconds(self) -> float:

@@ -77,6 +77,7 @@ class QuantizedModel:
     def summary(self) -> dict[str, float]:
         """`sqnr`, `lowest_sqnr` of a layer, `bytes`, `packed_bytes`, `size_ratio`, shares."""
         size = max(sum(layer.size for layer in self.layers), 1)
+        live = sum(layer.live for layer in self.layers)
         values = {
             "sqnr": self.sqnr,
             "lowest_sqnr": min((layer.sqnr for layer in self.layers), default=math.nan),
@@ -84,7 +85,7 @@ class QuantizedModel:
             "packed_bytes": float(self.packed_bytes),
             "size_ratio": self.packed_bytes / max(self.bytes, 1),
             "clipped_share": sum(layer.clipped for layer in self.layers) / size,
-            "sparsity": 1 - sum(layer.live for layer in self.layers) / size,
+            "sparsity": 1 - live / size if self.layers else 0.0,
         }
         return {key: value for key, value in values.items() if math.isfinite(value)}
 

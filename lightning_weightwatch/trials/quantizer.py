@@ -112,18 +112,25 @@ def values_of(codes: Tensor, scales: Scales) -> Tensor:
     return codes.add_(0.0).mul_(scales.scale.unsqueeze(-1))
 
 
-def squared_error(rows: Tensor, scales: Scales, memory: Memory) -> Tensor:
-    """Σ (w − ŵ)² of each row, in float64.
+def squared_errors(rows: Tensor, scales: Scales, memory: Memory) -> Tensor:
+    """Σ (w − ŵ)² of each row, in float64, for one candidate of its scale after another.
 
     Args:
         rows: [rows, n].
-        scales: Of one scale per row.
+        scales: [candidates, rows].
         memory: For what is in between.
+
+    Returns:
+        [candidates, rows].
     """
-    steps = in_steps(rows, scales, memory.like("steps", rows))
-    error = rounded(steps, scales, memory.like("codes", rows)).sub_(steps)
+    steps, codes = memory.like("steps", rows), memory.like("codes", rows)
+    errors = rows.new_empty(scales.scale.shape)
+    for at, error in enumerate(errors):
+        candidate = scales[at]
+        rounded(in_steps(rows, candidate, steps), candidate, codes)
+        torch.sum(codes.sub_(steps).square_(), -1, out=error)
     # In steps a square of float32 cannot underflow.
-    return error.square_().sum(-1).double() * scales.scale.double().square()
+    return errors.double() * scales.scale.double().square()
 
 
 def packed_bytes(size: int, scales: int, bits: int, *, zero_points: bool = False) -> int:

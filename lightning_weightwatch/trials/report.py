@@ -177,7 +177,7 @@ class TrialReport:
             "packed_bytes": row.packed_bytes,
             "size_ratio": row.packed_bytes / max(self.rows[0].packed_bytes, 1),
             "disk_bytes": self.disk_bytes,
-            "sqnr": row.sqnr,
+            "sqnr": row.sqnr if math.isfinite(row.sqnr) else None,
             "live": sum(layer.live for layer in row.layers),
             "sparsity": row.sparsity,
             "left_out": ", ".join(item.name for item in row.left_out),

@@ -10,12 +10,10 @@ from torch import Tensor
 
 from lightning_weightwatch.model.weights import Weight
 from lightning_weightwatch.trials.memory import Memory
-from lightning_weightwatch.weights.blocks import BLOCK
+from lightning_weightwatch.trials.selection import values_at_once
+from lightning_weightwatch.weights.blocks import has_doubles
 
 Granularity = Literal["model", "tensor", "channel", "group"]
-
-# Launching a kernel costs as much as it takes to read so many values.
-_DEVICE_BLOCK = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -37,7 +35,7 @@ class Rows:
         All on one device: the CPU where theirs has no float64.
         """
         device = self.parts[0].device
-        device = device if device.type in ("cpu", "cuda") else torch.device("cpu")
+        device = device if has_doubles(device) else torch.device("cpu")
         for part in self.parts:
             yield as_block(part, self.count, dtype, device, memory)
 
@@ -65,7 +63,7 @@ def scale_groups(weight: Weight, granularity: Granularity, group_size: int) -> I
             yield from _runs(piece, group_size)
     elif granularity != "channel":
         yield Rows(tuple(_pieces(channels)), 1)
-    elif channels[0, 0].numel() <= _limit(channels):
+    elif channels[0, 0].numel() <= values_at_once(channels.device):
         for piece in _pieces(channels):
             yield Rows((piece,), piece.shape[0] * piece.shape[1])
     else:
@@ -91,16 +89,12 @@ def _channels(weight: Weight) -> Tensor:
     return torch.unflatten(values, 0, (groups, -1)).transpose(1, 2)
 
 
-def _limit(values: Tensor) -> int:
-    return _DEVICE_BLOCK if values.device.type == "cuda" else BLOCK
-
-
 def _pieces(channels: Tensor, multiple: int = 1) -> Iterator[Tensor]:
     """Views of whole groups; where those are too large, of outputs; and at last of inputs.
 
     Inputs are cut at multiples of `multiple`.
     """
-    limit = _limit(channels)
+    limit = values_at_once(channels.device)
     group, channel = channels[0].numel(), channels[0, 0].numel()
     if group <= limit:
         yield from torch.split(channels, limit // group)

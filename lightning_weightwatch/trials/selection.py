@@ -5,31 +5,22 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-_DIGIT = 16  # bits: so many counts fit a core's cache, and float32 takes two readings
+from lightning_weightwatch.trials.order_statistics import order_statistics
+from lightning_weightwatch.weights.blocks import BLOCK, has_doubles, views
+
+# Launching a kernel costs as much as it takes to read so many values. Of `weights.blocks` it is
+# four times as many, which need half as much memory each: here the values are written back.
+_DEVICE_BLOCK = 1 << 22
 
 
 def blocks(values: Tensor) -> Iterator[Tensor]:
     """Views of a tensor, in the order of its elements: few enough to be copied without thought."""
-    values = values.detach()
-    limit = values_at_once(values.device)
-    if values.is_contiguous():
-        yield from torch.split(values.view(-1), limit)
-    elif values.numel() <= limit:
-        yield values
-    else:
-        rows = limit // (values.numel() // len(values))
-        for part in torch.split(values, max(rows, 1)):
-            yield from (part,) if rows else blocks(part[0])
+    return views(values.detach(), values_at_once(values.device))
 
 
 def values_at_once(device: torch.device) -> int:
-    """How many values are looked at together: on an accelerator launching a kernel costs more."""
-    return 1 << 17 if device.type == "cpu" else 1 << 22
-
-
-def has_doubles(device: torch.device) -> bool:
-    """Whether float64 is known there; what lies elsewhere is moved to the CPU, block by block."""
-    return device.type in ("cpu", "cuda")
+    """How many values are looked at together; what lacks float64 is moved to the CPU."""
+    return _DEVICE_BLOCK if device.type == "cuda" else BLOCK
 
 
 def widest(tensors: Sequence[Tensor]) -> torch.dtype:
@@ -43,44 +34,6 @@ def widened(block: Tensor, dtype: torch.dtype) -> Tensor:
     return (block if has_doubles(block.device) else block.cpu()).reshape(-1).to(dtype)
 
 
-def kth_magnitude(tensors: Sequence[Tensor], k: int) -> tuple[float, int]:
-    """The k-th smallest |x| of all values of some tensors.
-
-    A radix selection: floats that are not negative are in the order of their bit patterns, so
-    counting the leading 16 bits tells in which of 65,536 bins the value lies, and counting the next
-    16 of what lies in it tells the rest. Nothing is sorted, nothing put together.
-
-    Args:
-        tensors: Real, without NaN; any shapes, dtypes and devices.
-        k: From 1 to the number of values.
-
-    Returns:
-        The value, exact, and how many are smaller.
-
-    Example::
-
-        >>> import torch
-        >>> kth_magnitude([torch.tensor([3.0, -1.0]), torch.tensor([2.0, -2.0])], 3)
-        (2.0, 1)
-    """
-    dtype = widest(tensors)
-    pattern, width = (torch.int64, 64) if dtype == torch.float64 else (torch.int32, 32)
-    known = smaller = 0
-    for shift in range(width - _DIGIT, -1, -_DIGIT):
-        counts = torch.zeros(1 << _DIGIT, dtype=torch.int64)
-        for block in (block for tensor in tensors for block in blocks(tensor)):
-            bits = widened(block, dtype).abs().view(pattern)
-            if shift + _DIGIT < width:
-                bits = bits[bits >> (shift + _DIGIT) == known]
-            digits = (bits >> shift) & ((1 << _DIGIT) - 1)
-            counts += torch.bincount(digits, minlength=1 << _DIGIT).cpu()
-        up_to = counts.cumsum(0)
-        digit = int(torch.searchsorted(up_to, k - smaller))
-        smaller += int(up_to[digit] - counts[digit])
-        known = (known << _DIGIT) + digit
-    return float(torch.tensor(known, dtype=pattern).view(dtype)), smaller
-
-
 class Smallest:
     """The smallest magnitudes of some tensors; among equals those that stand first.
 
@@ -91,7 +44,12 @@ class Smallest:
 
     def __init__(self, tensors: Sequence[Tensor], count: int) -> None:
         self._dtype = widest(tensors)
-        self._value, smaller = kth_magnitude(tensors, count) if count else (-1.0, 0)
+        self._value, smaller = -1.0, 0
+        if count:
+            ((self._value, smaller),) = order_statistics(
+                lambda: (widened(part, self._dtype) for each in tensors for part in blocks(each)),
+                [count - 1],
+            )
         self._equals = count - smaller
 
     def among(self, block: Tensor) -> Tensor:

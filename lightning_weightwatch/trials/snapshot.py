@@ -34,9 +34,9 @@ class NotRestored(RuntimeError):
 def restored(model: nn.Module, changing: Sequence[nn.Parameter]) -> Iterator["Snapshot"]:
     """Within the block `changing` may be overwritten; after it the model is what it was.
 
-    Parameters and buffers, which objects they are and in which order, `requires_grad`, gradients,
-    hooks, training flags and the states of torchmetrics are put back, whatever is raised within,
-    and a digest over every byte is compared.
+    Modules, parameters and buffers, which objects they are and in which order, `requires_grad`,
+    gradients, hooks, training flags and the states of torchmetrics are put back, whatever is raised
+    within, and a digest over every byte is compared. Within the block no parameter has a gradient.
 
     Args:
         model: Left as it was found.
@@ -52,6 +52,7 @@ def restored(model: nn.Module, changing: Sequence[nn.Parameter]) -> Iterator["Sn
         yield snapshot
     finally:
         snapshot.put_back()
+        snapshot.give_back_gradients()
         after = digest(model)
     if after != before:
         raise NotRestored(
@@ -98,10 +99,11 @@ class Snapshot:
         self._others = [_Kept(tensor) for tensor in small]
         self._buffers = [_Kept(buffer) for buffer in model.buffers() if _has_values(buffer)]
         self._grads = [(p, p.requires_grad, _grad_of(p)) for p in model.parameters()]
-        self._training = [(module, module.training) for module in modules]
         self._metrics = [
             (module, _metric_state(module)) for module in modules if _is_metric(module)
         ]
+        self._training = [(module, module.training) for module in modules]
+        self._take_gradients()
 
     def changed_by_others(self) -> list[str]:
         """The parameters whose values are not those kept, though nothing should have changed them.
@@ -126,15 +128,26 @@ class Snapshot:
         touched = self._changing if changed is None else {id(p): None for p in changed}
         for kept in (*(self._changing[key] for key in touched), *self._others, *self._buffers):
             kept.put_back()
-        for parameter, requires_grad, grad in self._grads:
+        for parameter, requires_grad, _ in self._grads:
             if parameter.requires_grad is not requires_grad:
                 parameter.requires_grad_(requires_grad)
-            if _grad_of(parameter) is not grad:
-                parameter.grad = grad
+        self._take_gradients()
         for module, training in self._training:
             module.training = training
         for metric, state in self._metrics:
             metric.__dict__.update(copy.deepcopy(state))
+
+    def give_back_gradients(self) -> None:
+        """As the last thing."""
+        for parameter, _, grad in self._grads:
+            if _grad_of(parameter) is not grad:
+                parameter.grad = grad
+
+    def _take_gradients(self) -> None:
+        """An evaluation that calls `backward` would add to those of the training."""
+        for parameter, _, _ in self._grads:
+            if _grad_of(parameter) is not None:
+                parameter.grad = None
 
 
 class _Kept:
@@ -193,7 +206,7 @@ def _grad_of(parameter: Tensor) -> Tensor | None:
 
 def _tables_of(module: nn.Module) -> list[dict[Any, Any]]:
     hooks = [vars(module)[name] for name in _HOOKS if isinstance(vars(module).get(name), dict)]
-    return [module._parameters, module._buffers, *hooks]
+    return [module._parameters, module._buffers, module._modules, *hooks]
 
 
 def _has_values(tensor: Tensor) -> bool:

@@ -1,8 +1,9 @@
 """The trials themselves: compress, evaluate, put back, one variant after another."""
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
@@ -15,6 +16,7 @@ from lightning_weightwatch.trials.activations import InputNorms
 from lightning_weightwatch.trials.compression import CompressedLayer, Compression
 from lightning_weightwatch.trials.evaluation import Evaluate, Evaluation, interval_of, no_interval
 from lightning_weightwatch.trials.int8_kernels import tied_weights
+from lightning_weightwatch.trials.own_data import own_data_kept
 from lightning_weightwatch.trials.plan import Limits, Plan, Step
 from lightning_weightwatch.trials.report import BASELINE, TrialReport, TrialRow
 from lightning_weightwatch.trials.snapshot import Snapshot, restored, same_random_numbers
@@ -23,8 +25,9 @@ from lightning_weightwatch.trials.targets import Targets, find_targets, size_in_
 #: Given the metrics of the baseline, the one to compare by (or an empty name), and its mode.
 ChooseMonitor = Callable[[Mapping[str, float]], tuple[str, Literal["min", "max"]]]
 
-# Of the largest weight so many values at most are compressed to learn how long that takes.
-_SAMPLE = 2**18
+# A weight of about so many values tells how long compressing takes; of far fewer, only what it
+# costs to begin; of far more, at a price.
+_SAMPLE, _FEW, _MANY = 2**18, 2**16, 2**22
 
 
 class Ranks(Protocol):
@@ -97,6 +100,18 @@ class Given:
     tied: frozenset[str] = frozenset()
 
 
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C in the midst of trials; the model is as it was.
+
+    Attributes:
+        report: What there was until then.
+    """
+
+    def __init__(self, report: TrialReport, *arguments: object) -> None:
+        super().__init__(*arguments)
+        self.report = report
+
+
 def run_trials(
     model: nn.Module,
     bench: Bench,
@@ -119,35 +134,39 @@ def run_trials(
 
     Raises:
         NotRestored: See `restored`.
+        Interrupted: For Ctrl-C, once there is a baseline.
     """
     started = time.perf_counter()
     targets = find_targets(model)
     norms = InputNorms(targets.weights) if needs_norms else None
     with restored(model, [weight.parameter for weight in targets.weights]) as snapshot:
         runner = _Runner(model, bench, targets, snapshot)
-        with norms or nullcontext():
+        with norms or nullcontext(), _eager() if norms else nullcontext():
             baseline, evaluated = runner.row(Step(None))
         if norms is not None and not baseline.error:
             norms.merge(bench.ranks.sum)
         monitor, mode = bench.choose_monitor(baseline.metrics)
+        steps = _steps(compressions(Given(norms, tied_weights(model))), targets, bench.per_layer)
         rows: list[TrialRow] = []
-        stopped = ""
-        given = Given(norms, tied_weights(model))
-        steps = _steps(compressions(given), targets, bench.per_layer)
-        if not baseline.error:
+        stopped, interrupted = "", None
+        if baseline.error or not monitor:
+            stopped = baseline.error or "there is no metric to compare by"
+        else:
             plan = runner.planned(steps, baseline)
             bench.watcher.planned(plan)
-            for done, step in enumerate(steps, start=1):
-                expected = plan.seconds_of(step)
-                reason = bench.limits.reached(done, time.perf_counter() - started, expected)
-                if not bench.ranks.all_agree(not reason):
-                    stopped = reason or "another process has reached its limit"
-                    break
-                bench.watcher.begins(step.name, done, len(steps) + 1)
-                row, result = runner.row(step)
-                interval = interval_of(evaluated, result, monitor)
-                rows.append(replace(row, interval=interval))
-    return TrialReport(
+            try:
+                for done, step in enumerate(steps, start=1):
+                    expected = plan.seconds_of(step, [row.compress_seconds for row in rows])
+                    reason = bench.limits.reached(done, time.perf_counter() - started, expected)
+                    if not bench.ranks.all_agree(not reason):
+                        stopped = reason or "another process has reached its limit"
+                        break
+                    bench.watcher.begins(step.name, done, len(steps) + 1)
+                    row, result = runner.row(step)
+                    rows.append(replace(row, interval=interval_of(evaluated, result, monitor)))
+            except KeyboardInterrupt as stop:
+                stopped, interrupted = "interrupted", stop
+    report = TrialReport(
         (baseline, *(row for row in rows if not row.layer)),
         monitor,
         mode,
@@ -160,6 +179,17 @@ def run_trials(
         disk_bytes=targets.model_bytes,
         changed_by_evaluation=runner.changed,
     )
+    if interrupted is not None:
+        raise Interrupted(report, *interrupted.args)
+    return report
+
+
+@contextmanager
+def _eager() -> Iterator[None]:
+    """Compiled modules would pass over hooks that are newer than they are."""
+    stance = getattr(torch.compiler, "set_stance", None)  # from torch 2.6 on
+    with stance("force_eager") if stance else nullcontext():
+        yield
 
 
 def _steps(compressions: Sequence[Compression], targets: Targets, per_layer: int) -> list[Step]:
@@ -197,7 +227,7 @@ class _Runner:
         result, error = Evaluation({}), ""
         compressed = started
         try:
-            with same_random_numbers():
+            with same_random_numbers(), own_data_kept(self._model):
                 if step.compression is not None:
                     layers, left_out = self._compressed(step.compression, self._weights(step))
                     compressed = time.perf_counter()
@@ -235,24 +265,21 @@ class _Runner:
         return Evaluation({str(name): float(value) for name, value in result.items()})
 
     def planned(self, steps: Sequence[Step], baseline: TrialRow) -> Plan:
-        """How long each step will take, by the baseline and a small piece of the largest weight."""
-        sample = max(
-            (w for w in self._targets.weights if w.parameter.numel() <= _SAMPLE),
-            key=lambda weight: weight.parameter.numel(),
-            default=None,
-        )
+        """How long each step will take, by the baseline and by one weight of a middling size."""
+        sizes = {weight.parameter.numel(): weight for weight in self._targets.weights}
+        nearest = min(sizes, key=lambda size: abs(math.log(size / _SAMPLE)), default=_MANY + 1)
         values = sum(weight.parameter.numel() for weight in self._targets.weights)
         paces: dict[str, float] = {}
-        for name, compression in {s.name: s.compression for s in steps}.items():
-            if sample is not None and compression is not None:
+        for compression in dict.fromkeys(s.compression for s in steps if nearest <= _MANY):
+            if compression is not None:
                 started = time.perf_counter()
                 try:
-                    list(self._applied(compression, [sample]))
+                    list(self._applied(compression, [sizes[nearest]]))
                 except Exception:
                     continue  # its row will say why
                 finally:
-                    self._snapshot.put_back([sample.parameter])
-                paces[name] = (time.perf_counter() - started) / sample.parameter.numel()
+                    self._snapshot.put_back([sizes[nearest].parameter])
+                paces[compression.name] = (time.perf_counter() - started) / max(nearest, _FEW)
         return Plan(tuple(steps), baseline.seconds, paces, values)
 
     def _weights(self, step: Step) -> Sequence[Weight]:

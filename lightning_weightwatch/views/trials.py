@@ -19,6 +19,8 @@ from lightning_weightwatch.views.tables import (
 )
 
 _NAMED = 10
+# Characters of an error.
+_LONGEST = 160
 _STYLES = {"worse": "red", "better": "green"}
 # Beyond these a change is written with an exponent.
 _LARGE, _DECIMALS = 1e6, 6
@@ -28,7 +30,7 @@ def trial_markdown(report: TrialReport) -> str:
     """The table under the name of its metric, and what has to be known about it."""
     columns = _columns(report)
     if any(row.error for row in report.rows):
-        columns.append(Column("error", lambda row: Text(row.error), 1, left=True))
+        columns.append(Column("error", lambda row: Text(_short(row.error)), 1, left=True))
     records = [{column.header: column.cell(row).plain for column in columns} for row in report.rows]
     table = markdown_table(records, [column.header for column in columns])
     return "\n\n".join(
@@ -48,7 +50,7 @@ class _TrialTable:
         yield Text(heading, style="bold", overflow="fold")
         table, left_out = fitted_table(self.report.rows, _columns(self.report), options.max_width)
         yield table
-        failed = [f"{row.name} failed: {row.error}" for row in self.report.rows if row.error]
+        failed = [f"{row.name} failed: {_short(row.error)}" for row in self.report.rows if row.error]
         for sentence in (*failed, *_footnotes(self.report)):
             yield Text(one_line(sentence), overflow="fold")
         if left_out:
@@ -129,6 +131,11 @@ def _columns(report: TrialReport) -> list[Column[TrialRow]]:
         Column("seconds", lambda row: Text(_digits(row.seconds, 3)), 6),
     ]
     return columns
+
+
+def _short(error: str) -> str:
+    """Enough to know what it was; the files have all of it."""
+    return error if len(error) <= _LONGEST else f"{error[:_LONGEST]} …"
 
 
 def _name(row: TrialRow, best: TrialRow | None) -> Text:

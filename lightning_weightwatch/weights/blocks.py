@@ -31,29 +31,33 @@ def stretches(values: Tensor) -> Iterator[Tensor]:
         values = torch.view_as_real(values.resolve_conj())
     order = sorted(range(values.dim()), key=values.stride, reverse=True)
     values = values.permute(order)  # transposed weights lie in one piece all the same
-    limit = STRETCH if values.device.type == "cpu" else DEVICE_BLOCK
-    yield from (
-        torch.split(values.reshape(-1), limit) if values.is_contiguous() else _cut(values, limit)
-    )
+    yield from views(values, STRETCH if values.device.type == "cpu" else DEVICE_BLOCK)
 
 
-def _cut(values: Tensor, limit: int) -> Iterator[Tensor]:
-    if values.numel() <= limit:
+def views(values: Tensor, limit: int) -> Iterator[Tensor]:
+    """Views of `limit` values at most, in the order of the elements; flat where they can be."""
+    if values.is_contiguous():
+        yield from torch.split(values.view(-1), limit)
+    elif values.numel() <= limit:
         yield values
-        return
-    rows = limit // (values.numel() // len(values))
-    for part in torch.split(values, max(rows, 1)):
-        yield from _cut(part if rows else part[0], limit)
+    else:
+        rows = limit // (values.numel() // len(values))
+        for part in torch.split(values, max(rows, 1)):
+            yield from views(part if rows else part[0], limit)
+
+
+def has_doubles(device: torch.device) -> bool:
+    """Whether float64 is known there; what lies elsewhere is moved to the CPU, block by block."""
+    return device.type in ("cpu", "cuda")
 
 
 def blocks(stretch: Tensor) -> Iterator[Tensor]:
     """Flat float32 or float64 blocks; on the CPU where the device has no float64."""
-    device = stretch.device.type
-    has_doubles = device in ("cpu", "cuda")
+    limit = DEVICE_BLOCK if stretch.device.type == "cuda" else BLOCK
     as_it_is = stretch.dtype in (torch.float32, torch.float64)  # float8 can do next to nothing
     # What is moved to the CPU is as large as the memory for it there.
-    for block in torch.split(stretch.reshape(-1), DEVICE_BLOCK if device == "cuda" else BLOCK):
-        moved = block if has_doubles else block.cpu()
+    for block in torch.split(stretch.reshape(-1), limit):
+        moved = block if has_doubles(block.device) else block.cpu()
         yield moved if as_it_is else moved.float()
 
 

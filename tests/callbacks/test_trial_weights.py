@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from torch import Tensor, nn
 from lightning_weightwatch import PruningTrial, QuantizationTrial
 from lightning_weightwatch.callbacks.keys import TrainerConfigurationError
 from lightning_weightwatch.callbacks.trial import PostFitTrial
+from lightning_weightwatch.trials.snapshot import NotRestored
 from tests.callbacks.fits import ConvNet, Perceptron, bits, train_loader, trainer, val_loader
 
 
@@ -204,7 +207,11 @@ def test_digests_are_equal_whatever_ends_a_trial(
     if isinstance(fault, KeyboardInterrupt):
         with pytest.raises((KeyboardInterrupt, SystemExit)):
             fit.fit(model, train_loader(), val_loader())
-        assert trial.report is None
+        assert trial.report is not None
+        assert [row.name for row in trial.report.rows] == ["baseline", "int4"]
+        assert trial.report.stopped == "interrupted"
+        lines = (tmp_path / "weightwatch" / "quantization.jsonl").read_text().splitlines()
+        assert len(lines) == 2
     else:
         fit.fit(model, train_loader(), val_loader())
         assert trial.report is not None
@@ -212,3 +219,95 @@ def test_digests_are_equal_whatever_ends_a_trial(
     assert bits(model) == trained[0]
     assert [part.training for part in model.modules()] == flags[0]
     assert isinstance(trial, PostFitTrial)
+
+
+class ModuleWithAverage(Perceptron):
+    """Exchanges its net for an average of it while it validates, and may break in between."""
+
+    def __init__(self, breaks: bool) -> None:
+        super().__init__()
+        self.average = copy.deepcopy(self.net).requires_grad_(False)
+        self.breaks, self.after = breaks, 0
+
+    def on_validation_start(self) -> None:
+        self.after += self.trainer.current_epoch == self.trainer.max_epochs
+        self.net, self.average = self.average, self.net
+
+    def on_validation_end(self) -> None:
+        self.net, self.average = self.average, self.net
+
+    def validation_step(self, batch: list[Tensor], batch_idx: int) -> None:
+        super().validation_step(batch, batch_idx)
+        if self.breaks and self.after == 2 and batch_idx == 2:
+            raise ValueError("half-way")
+
+
+@pytest.mark.parametrize("breaks", [False, True])
+def test_a_module_that_validates_with_an_average_of_its_own_comes_back(
+    breaks: bool, tmp_path: Path
+) -> None:
+    model = ModuleWithAverage(breaks)
+    trained: list[dict[str, bytes]] = []
+
+    class Before(Callback):
+        def on_train_end(self, *_: Any) -> None:
+            trained.append(bits(model))
+
+    trial = QuantizationTrial(bits=(4, 2), verbose=False)
+    fit = trainer([Before(), trial, Before()], tmp_path)
+    with pytest.warns(UserWarning, match="no variant has changed any metric"):
+        fit.fit(model, train_loader(), val_loader())
+    assert trained[0] == trained[1] == bits(model)
+    assert trial.report is not None
+    assert [bool(row.error) for row in trial.report.rows] == [False, breaks, False]
+
+
+def test_large_weights_that_the_validation_changes_end_the_fit_loudly(tmp_path: Path) -> None:
+    class Teacher(Perceptron):
+        def __init__(self) -> None:
+            super().__init__()
+            self.teacher = nn.Linear(600, 600).requires_grad_(False)
+
+        def on_validation_epoch_end(self) -> None:
+            self.teacher.weight.mul_(0.5)
+
+    fit = trainer([QuantizationTrial(bits=(8,), verbose=False)], tmp_path, max_epochs=1)
+    with pytest.raises(NotRestored, match="does not have the bits it had before"):
+        fit.fit(Teacher(), train_loader(), val_loader())
+
+
+def test_a_checkpoint_that_a_validation_saves_is_not_of_compressed_weights(tmp_path: Path) -> None:
+    class Saving(Perceptron):
+        def on_validation_epoch_end(self) -> None:
+            if not self.trainer.sanity_checking:
+                self.trainer.save_checkpoint(tmp_path / "own.ckpt")
+
+    model, saves = Saving(), tmp_path / "own.ckpt"
+    fit = trainer([PruningTrial(verbose=False)], tmp_path, max_epochs=1)
+    fit.fit(model, train_loader(), val_loader())
+    saved = Saving()
+    saved.load_state_dict(torch.load(saves, weights_only=True)["state_dict"])
+    assert bits(saved) == bits(model)
+    assert "save_checkpoint" not in vars(fit)
+
+
+@dataclass
+class Schedule:
+    warm_up: int = 3
+
+
+class WithHyperparameters(Perceptron):
+    """Keeps what `torch.load(weights_only=True)` refuses to read."""
+
+    def __init__(self, schedule: Schedule, folder: Path) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+
+
+def test_hyperparameters_of_any_kind_do_not_hide_the_best_weights(tmp_path: Path) -> None:
+    trial = QuantizationTrial(bits=(8,), weights="best", verbose=False)
+    checkpoint = ModelCheckpoint(dirpath=tmp_path, monitor="val_loss")
+    fit = trainer([trial, checkpoint], tmp_path, max_epochs=1)
+    fit.fit(WithHyperparameters(Schedule(), tmp_path), train_loader(), val_loader())
+    assert trial.report is not None
+    assert trial.report.rows[0].metrics

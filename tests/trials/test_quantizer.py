@@ -20,7 +20,7 @@ from lightning_weightwatch.trials.quantizer import (
     packed_bytes,
     rounded,
     scales_between,
-    squared_error,
+    squared_errors,
     values_of,
 )
 
@@ -177,12 +177,17 @@ def test_halves_round_to_the_nearest_even_code() -> None:
 
 
 @pytest.mark.parametrize(("scheme", "code_range"), WAYS)
-def test_the_squared_error_is_that_of_the_values(scheme: Scheme, code_range: CodeRange) -> None:
+def test_squared_errors_are_those_of_the_values_for_each_candidate(
+    scheme: Scheme, code_range: CodeRange
+) -> None:
     rows = normal(6, 3000) * torch.logspace(-25, 15, 6).unsqueeze(1)
-    scales = absmax_scales(rows, 4, scheme, code_range)
-    found = squared_error(rows, scales, Memory())
-    expected = (rows.double() - quantized(rows, scales).double()).square().sum(1)
-    torch.testing.assert_close(found, expected, rtol=1e-5, atol=0)
+    largest = absmax_scales(rows, 4, scheme, code_range)
+    candidates = [largest, Scales(largest.codes, 0.6 * largest.scale, largest.zero_point)]
+    zero = None if largest.zero_point is None else torch.stack([largest.zero_point] * 2)
+    both = Scales(largest.codes, torch.stack([each.scale for each in candidates]), zero)
+    for found, scales in zip(squared_errors(rows, both, Memory()), candidates, strict=True):
+        expected = (rows.double() - quantized(rows, scales).double()).square().sum(1)
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=0)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,5 @@
 """What is selected is what sorting selects, whatever the bits, the blocks and the ties."""
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -15,20 +14,12 @@ from torch import Tensor
 from lightning_weightwatch.trials.selection import (
     Smallest,
     blocks,
-    kth_magnitude,
     smallest_of_each,
     values_at_once,
 )
 from tests.trials.layers import normal
 
 CPU_BLOCK = values_at_once(torch.device("cpu"))
-DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
-SUBNORMALS = [-0.0, 0.0, 1e-45, -1e-45, 1e-40, 5e-324, -1e-310, 6e-8, math.inf, 1.0, -1.0]
-
-
-def sorted_magnitudes(tensors: Sequence[Tensor]) -> NDArray[np.float64]:
-    flat = [np.abs(tensor.double().numpy()).ravel() for tensor in tensors]
-    return np.sort(np.concatenate(flat))
 
 
 def mask_of(tensors: Sequence[Tensor], count: int) -> Tensor:
@@ -39,17 +30,6 @@ def mask_of(tensors: Sequence[Tensor], count: int) -> Tensor:
 def first_of_a_stable_sort(magnitudes: Tensor, count: int) -> list[bool]:
     chosen = np.argsort(magnitudes.double().numpy(), kind="stable")[:count]
     return [place in chosen for place in range(len(magnitudes))]
-
-
-@given(st.lists(st.floats(allow_nan=False) | st.sampled_from(SUBNORMALS), min_size=1), st.data())
-def test_the_kth_magnitude_is_the_kth_of_a_sort(values: list[float], data: st.DataObject) -> None:
-    dtype = data.draw(st.sampled_from(DTYPES))
-    tensors = [torch.tensor(values, dtype=torch.float64).to(dtype)]
-    k = data.draw(st.integers(1, len(values)))
-    expected = sorted_magnitudes(tensors)
-    value, smaller = kth_magnitude(tensors, k)
-    assert value == expected[k - 1]
-    assert smaller == int((expected < value).sum())
 
 
 @given(st.lists(st.sampled_from([0.0, -0.0, 1.0, -1.0, 2.0, 1e-45]), min_size=1), st.data())
@@ -78,24 +58,6 @@ def test_of_a_long_row_full_of_ties_the_first_of_a_stable_sort_go() -> None:
     row = normal(5000).abs().mul(3).round()
     expected = first_of_a_stable_sort(row, 1900)
     assert smallest_of_each(row[None], 1900).tolist() == [expected]
-
-
-@pytest.mark.parametrize("k", range(1, 8))
-def test_dtypes_are_ranked_together_by_value(k: int) -> None:
-    tensors = [
-        torch.tensor([4.0, 1.0, 1.0 + 1e-12], dtype=torch.float64),
-        torch.tensor([-2.0, 5.0], dtype=torch.bfloat16),
-        torch.tensor([0.5, -3.0], dtype=torch.float16),
-    ]
-    assert kth_magnitude(tensors, k) == (sorted_magnitudes(tensors)[k - 1], k - 1)
-
-
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_a_value_is_found_across_blocks_and_tensors(dtype: torch.dtype) -> None:
-    tensors = [normal(3, CPU_BLOCK + 5).to(dtype), normal(7, seed=1).to(dtype)]
-    expected = sorted_magnitudes(tensors)
-    for k in (1, len(expected) // 3, len(expected)):
-        assert kth_magnitude(tensors, k)[0] == expected[k - 1]
 
 
 @pytest.mark.parametrize("count", [0, 3, CPU_BLOCK - 1, 2 * CPU_BLOCK + 11, 3 * CPU_BLOCK])

@@ -260,7 +260,7 @@ def test_objects_their_order_hooks_gradients_and_flags_come_back() -> None:
     before, bits_before = state(), digest(model)
     with restored(model, [model.get_parameter("0.weight")]):
         model[0].weight.data = torch.zeros(3, 3)
-        weight = model[0].weight
+        weight = model.get_parameter("0.weight")
         del model[0].weight  # comes after the bias when it is set again
         model[0].weight = nn.Parameter(weight.detach().clone())
         model[0].weight.grad = None
@@ -405,3 +405,29 @@ def test_a_sparse_buffer_comes_back() -> None:
         assert digest(model) != before
     assert digest(model) == before
     assert torch.equal(model.get_buffer("adjacency").to_dense(), torch.eye(3))
+
+
+def test_modules_that_were_exchanged_come_back_to_their_places() -> None:
+    model = nn.Module()
+    model.net, model.average = nn.Linear(2, 2), nn.Linear(2, 2)
+    before, modules = digest(model), list(model.named_modules())
+    with restored(model, list(model.parameters())):
+        model.net, model.average = model.average, model.net
+        assert digest(model) != before
+    assert digest(model) == before
+    assert list(model.named_modules()) == modules
+
+
+def test_an_evaluation_that_goes_backward_adds_nothing_to_the_gradients() -> None:
+    model = nn.Linear(2, 2)
+    model(torch.ones(1, 2)).sum().backward()
+    gradient = model.weight.grad
+    assert gradient is not None
+    values = gradient.clone()
+    with restored(model, [model.get_parameter("weight")]) as snapshot:
+        for _ in range(2):
+            assert model.weight.grad is None
+            model(torch.ones(1, 2)).sum().backward()
+            snapshot.put_back()
+    assert model.weight.grad is gradient
+    assert torch.equal(gradient, values)
