@@ -2,12 +2,12 @@
 
 import time
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import closing, nullcontext
 from typing import ClassVar, Literal
 
 from rich.console import Console
-from torch import Tensor, nn
+from torch import nn
 
 from lightning_weightwatch.callbacks._lightning import (
     LightningModule,
@@ -15,23 +15,28 @@ from lightning_weightwatch.callbacks._lightning import (
     rank_zero_info,
     rank_zero_warn,
 )
-from lightning_weightwatch.callbacks.best_weights import best_path, has_best, loaded
+from lightning_weightwatch.callbacks.best_weights import best_weights, has_best
 from lightning_weightwatch.callbacks.dashboard import Pin
 from lightning_weightwatch.callbacks.hparams import declare, write_trials
 from lightning_weightwatch.callbacks.keys import KeyedCallback, TrainerConfigurationError, keyed
 from lightning_weightwatch.callbacks.monitored import Mode, checked_monitor, choose_monitor
 from lightning_weightwatch.callbacks.publish import logging_step, set_monitored
+from lightning_weightwatch.callbacks.ranks import TrainerRanks
 from lightning_weightwatch.callbacks.trial_files import write_files
 from lightning_weightwatch.callbacks.trial_pictures import pictures
 from lightning_weightwatch.callbacks.trial_progress import TrialProgress
-from lightning_weightwatch.callbacks.validation import can_evaluate, evaluate_isolated
-from lightning_weightwatch.files.weight_file import BadFile
+from lightning_weightwatch.callbacks.validation import (
+    can_evaluate,
+    check_limit_batches,
+    evaluate_isolated,
+)
+from lightning_weightwatch.trials.bench import Bench
 from lightning_weightwatch.trials.compression import Compression
 from lightning_weightwatch.trials.evaluation import Evaluation
 from lightning_weightwatch.trials.plan import Limits
 from lightning_weightwatch.trials.report import TrialReport
 from lightning_weightwatch.trials.snapshot import NotRestored
-from lightning_weightwatch.trials.trial import Bench, Given, Interrupted, run_trials
+from lightning_weightwatch.trials.trial import Given, Interrupted, run_trials
 from lightning_weightwatch.trials.trying import check_bench
 from lightning_weightwatch.views.quantized import QuantizedLayer
 from lightning_weightwatch.views.trials import trial_markdown, trial_terminal
@@ -105,7 +110,7 @@ class PostFitTrial(KeyedCallback):
                 "weights must be 'last' (those at the end of training) or 'best' (those of the "
                 f"best checkpoint), got {weights!r}"
             )
-        _check_limit_batches(limit_batches)
+        check_limit_batches(limit_batches)
         self.limits = Limits(max_seconds, max_evaluations)
         self.monitor = monitor
         self.mode = mode
@@ -242,43 +247,24 @@ class PostFitTrial(KeyedCallback):
             name, mode = choose_monitor(trainer, self.monitor, self.mode, metrics)
             return name or "", mode
 
-        wanted = (self.limits.max_seconds, self.limits.max_evaluations)
-        words = [f"{n}={v:g}" for n, v in zip(_LIMITS, wanted, strict=True) if v is not None]
-        progress = TrialProgress(trainer, type(self).__name__, " or ".join(words))
+        progress = TrialProgress(trainer, type(self).__name__, str(self.limits))
         bench = Bench(
             evaluate,
             choose,
             self.limits,
             per_layer=self.per_layer,
             tolerance=self.tolerance,
-            ranks=_Ranks(trainer),
+            ranks=TrainerRanks(trainer),
             watcher=progress,
         )
-        with closing(progress), self._with_weights(trainer, pl_module):
+        monitor, _ = choose_monitor(trainer, self.monitor, self.mode, trainer.callback_metrics)
+        best = best_weights(trainer, pl_module, monitor, self._started)
+        with closing(progress), best if self.weights == "best" else nullcontext():
             report = run_trials(pl_module, bench, self.compressions, needs_norms=self.needs_norms)
             if trainer.is_global_zero and self.publisher.takes_figures(trainer):
                 with self._guarded("could not look at single weights"):
                     self._before_after = self._looked_at(pl_module, report)
         return report
-
-    @contextmanager
-    def _with_weights(self, trainer: Trainer, pl_module: LightningModule) -> Iterator[None]:
-        """With the weights that are asked for, where every process has them."""
-        fault = None
-        with ExitStack() as stack:
-            if self.weights == "best":
-                monitor, _ = choose_monitor(
-                    trainer, self.monitor, self.mode, trainer.callback_metrics
-                )
-                try:
-                    stack.enter_context(
-                        loaded(pl_module, best_path(trainer, monitor), self._started)
-                    )
-                except Exception as error:
-                    fault = error
-            if not trainer.strategy.reduce_boolean_decision(fault is None, all=True):
-                raise fault or BadFile("another process could not load the best checkpoint")
-            yield
 
     def _looked_at(
         self, pl_module: LightningModule, report: TrialReport
@@ -319,33 +305,5 @@ class PostFitTrial(KeyedCallback):
         ]
         others = [other.report for other in trials] if trials[-1] is self else []
         for name, draw in pictures(self.AREA, report, others, self._before_after).items():
-            self.publisher.figure(trainer, self.key(name), draw, step)
-
-
-_LIMITS = ("max_seconds", "max_evaluations")
-
-
-class _Ranks:
-    """The processes of a Trainer."""
-
-    def __init__(self, trainer: Trainer) -> None:
-        self._strategy = trainer.strategy
-
-    def all_agree(self, yes: bool) -> bool:
-        return self._strategy.reduce_boolean_decision(yes, all=True)
-
-    def sum(self, values: Tensor) -> Tensor:
-        total = self._strategy.reduce(values, reduce_op="sum")
-        assert isinstance(total, Tensor)
-        return total
-
-
-def _check_limit_batches(limit: int | float | None) -> None:
-    if limit is None:
-        return
-    number = isinstance(limit, int | float) and not isinstance(limit, bool)
-    if not number or not limit > 0 or (isinstance(limit, float) and limit > 1):
-        raise ValueError(
-            "limit_batches must be a number of batches (an integer, 1 or more), a share of them (a "
-            f"float above 0, up to 1.0) or None for all, got {limit!r}"
-        )
+            with self._guarded("could not draw a figure"):
+                self.publisher.figure(trainer, self.key(name), draw, step)

@@ -4,8 +4,8 @@ import sys
 from typing import Any
 
 from lightning_weightwatch.callbacks._lightning import Tqdm, Trainer, rank_zero_info
+from lightning_weightwatch.trials.bench import Watcher
 from lightning_weightwatch.trials.plan import Plan
-from lightning_weightwatch.trials.trial import Watcher
 
 
 class TrialProgress(Watcher):

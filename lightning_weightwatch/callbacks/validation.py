@@ -57,6 +57,22 @@ def evaluate_isolated(trainer: Trainer, limit_batches: float | None = None) -> E
     return Evaluation(_over_ranks(trainer, merged), over_all_ranks(trainer, means))
 
 
+def check_limit_batches(limit: int | float | None) -> None:
+    """Refuse what is no number of batches and no share of them.
+
+    Raises:
+        ValueError: For that.
+    """
+    if limit is None:
+        return
+    number = isinstance(limit, int | float) and not isinstance(limit, bool)
+    if not number or not limit > 0 or (isinstance(limit, float) and limit > 1):
+        raise ValueError(
+            "limit_batches must be a number of batches (an integer, 1 or more), a share of them (a "
+            f"float above 0, up to 1.0) or None for all, got {limit!r}"
+        )
+
+
 @contextmanager
 def _limited(loop: Any, limit: float | None) -> Iterator[None]:
     """Fewer batches for a while."""

@@ -35,6 +35,15 @@ class Limits:
                 f"max_evaluations must be 1 or more, the baseline included, or None, got {count!r}"
             )
 
+    def __str__(self) -> str:
+        """Those that there are, in words; empty where there is none."""
+        found = []
+        if self.max_seconds is not None:
+            found.append(f"max_seconds={self.max_seconds:g}")
+        if self.max_evaluations is not None:
+            found.append(f"max_evaluations={self.max_evaluations}")
+        return " or ".join(found)
+
     def reached(self, done: int, elapsed: float, expected: float) -> str:
         """Why no further evaluation begins, or an empty string.
 

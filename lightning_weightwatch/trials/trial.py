@@ -4,87 +4,27 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field, replace
-from typing import Literal, Protocol
+from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from lightning_weightwatch.model.weights import Weight
 from lightning_weightwatch.report import Skipped
 from lightning_weightwatch.trials.activations import InputNorms
+from lightning_weightwatch.trials.bench import Bench
 from lightning_weightwatch.trials.compression import CompressedLayer, Compression
-from lightning_weightwatch.trials.evaluation import Evaluate, Evaluation, interval_of, no_interval
+from lightning_weightwatch.trials.evaluation import Evaluation, interval_of, no_interval
 from lightning_weightwatch.trials.int8_kernels import tied_weights
 from lightning_weightwatch.trials.own_data import own_data_kept
-from lightning_weightwatch.trials.plan import Limits, Plan, Step
+from lightning_weightwatch.trials.plan import Plan, Step
 from lightning_weightwatch.trials.report import BASELINE, TrialReport, TrialRow
 from lightning_weightwatch.trials.snapshot import Snapshot, restored, same_random_numbers
 from lightning_weightwatch.trials.targets import Targets, find_targets, size_in_bytes
 
-#: Given the metrics of the baseline, the one to compare by (or an empty name), and its mode.
-ChooseMonitor = Callable[[Mapping[str, float]], tuple[str, Literal["min", "max"]]]
-
 # A weight of about so many values tells how long compressing takes; of far fewer, only what it
 # costs to begin; of far more, at a price.
 _SAMPLE, _FEW, _MANY = 2**18, 2**16, 2**22
-
-
-class Ranks(Protocol):
-    """The processes that run the same trials together."""
-
-    def all_agree(self, yes: bool) -> bool:
-        """Whether every process says yes."""
-        ...
-
-    def sum(self, values: Tensor) -> Tensor:
-        """The sum of a tensor over them."""
-        ...
-
-
-class OneProcess:
-    """No other process."""
-
-    def all_agree(self, yes: bool) -> bool:
-        """Its own answer."""
-        return yes
-
-    def sum(self, values: Tensor) -> Tensor:
-        """Its own values."""
-        return values
-
-
-class Watcher:
-    """Hears how far the trials are; this one does nothing about it."""
-
-    def planned(self, plan: Plan) -> None:
-        """All that is going to be tried, when the baseline is known."""
-
-    def begins(self, name: str, done: int, planned: int) -> None:
-        """An evaluation begins, after so many others of so many in all."""
-
-
-@dataclass(frozen=True)
-class Bench:
-    """What trials are run on.
-
-    Attributes:
-        evaluate: Returns the metrics of the model it is given.
-        choose_monitor: Which of them to compare by.
-        limits: When to stop.
-        per_layer: So many of the largest weights are compressed alone as well.
-        tolerance: See `TrialReport`.
-        ranks: The processes that run them together.
-        watcher: Hears how far they are.
-    """
-
-    evaluate: Evaluate
-    choose_monitor: ChooseMonitor
-    limits: Limits = field(default_factory=Limits)
-    per_layer: int = 0
-    tolerance: float = 0.01
-    ranks: Ranks = field(default_factory=OneProcess)
-    watcher: Watcher = field(default_factory=Watcher)
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from typing import Literal
 
 from torch import nn
 
+from lightning_weightwatch.trials.bench import Bench, ChooseMonitor
 from lightning_weightwatch.trials.compression import Compression
 from lightning_weightwatch.trials.evaluation import Evaluate
 from lightning_weightwatch.trials.grid import check_kernels, prunings, quantizations, with_kernels
@@ -12,7 +13,7 @@ from lightning_weightwatch.trials.plan import Limits
 from lightning_weightwatch.trials.pruning import Method, Scope
 from lightning_weightwatch.trials.quantization import Clip, CodeRange, Granularity, Scheme
 from lightning_weightwatch.trials.report import TrialReport
-from lightning_weightwatch.trials.trial import Bench, ChooseMonitor, Given, run_trials
+from lightning_weightwatch.trials.trial import Given, run_trials
 
 _USUAL = ("val_loss", "loss")
 

@@ -50,8 +50,9 @@ class _TrialTable:
         yield Text(heading, style="bold", overflow="fold")
         table, left_out = fitted_table(self.report.rows, _columns(self.report), options.max_width)
         yield table
-        failed = [f"{row.name} failed: {_short(row.error)}" for row in self.report.rows if row.error]
-        for sentence in (*failed, *_footnotes(self.report)):
+        failed = [row for row in self.report.rows if row.error]
+        errors = [f"{row.name} failed: {_short(row.error)}" for row in failed]
+        for sentence in (*errors, *_footnotes(self.report)):
             yield Text(one_line(sentence), overflow="fold")
         if left_out:
             yield Text(f"No room for: {', '.join(left_out)}.", overflow="fold")

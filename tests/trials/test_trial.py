@@ -18,6 +18,7 @@ from torch.nn.utils import prune
 
 from lightning_weightwatch.model.weights import Weight
 from lightning_weightwatch.report import Skipped
+from lightning_weightwatch.trials.bench import Bench, Watcher
 from lightning_weightwatch.trials.compression import CompressedLayer, Compression
 from lightning_weightwatch.trials.evaluation import Evaluate
 from lightning_weightwatch.trials.plan import Limits, Plan
@@ -25,7 +26,7 @@ from lightning_weightwatch.trials.pruning import Pruning
 from lightning_weightwatch.trials.quantization import Quantization
 from lightning_weightwatch.trials.report import TrialReport
 from lightning_weightwatch.trials.snapshot import digest
-from lightning_weightwatch.trials.trial import Bench, Watcher, run_trials
+from lightning_weightwatch.trials.trial import run_trials
 
 INPUTS = torch.randn(64, 6, generator=torch.Generator().manual_seed(1))
 
