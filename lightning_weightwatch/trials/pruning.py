@@ -66,7 +66,7 @@ class Pruning:
         elif not 0 < self.amount < 1:
             raise ValueError(
                 f"amount must be a share between 0 and 1, both excluded, got {self.amount}; 0.5 "
-                "removes half of the weights"
+                "removes half of the weights. In YAML write patterns in quotes: '2:4'"
             )
         for argument, given, known in (
             ("method", self.method, get_args(Method)),

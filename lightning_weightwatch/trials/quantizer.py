@@ -70,7 +70,7 @@ def scales_between(low: Tensor, high: Tensor, codes: Codes, dtype: torch.dtype) 
     """The scales of codes that cover `low` to `high`.
 
     Symmetric: s = high / hi for the restricted range, 2 high / (2^b − 1) for the full one, as
-    torchao has it. Asymmetric: s = (high − low) / (2^b − 1), z = clamp(round(lo − low / s), lo, hi)
+    torchao has it. Asymmetric: s = (high − low) / (2^b − 1), z = clamp(lo − round(low / s), lo, hi)
     (Jacob et al., arXiv:1712.05877; Nagel et al., arXiv:2106.08295).
 
     Args:
@@ -81,12 +81,16 @@ def scales_between(low: Tensor, high: Tensor, codes: Codes, dtype: torch.dtype) 
     """
     # The ends are divided first: their difference may be beyond float64.
     exact = high / codes.steps - low / codes.steps
+    if not codes.symmetric:  # rounded as torch's observers round, where it is not beyond the dtype
+        least, most = low.to(dtype), high.to(dtype)
+        rounded_scale = (most - least) / codes.steps
+        exact = torch.where(rounded_scale.isfinite(), rounded_scale.to(exact.dtype), exact)
     # A step of 0, of zeros only, becomes one whose inverse is finite: zeros stay zeros.
     scale = exact.to(dtype).clamp_(min=torch.finfo(dtype).tiny)
     if codes.symmetric:
         return Scales(codes, scale)
-    zero_point = torch.round(codes.low - low / exact.clamp(min=torch.finfo(exact.dtype).tiny))
-    return Scales(codes, scale, zero_point.clamp_(codes.low, codes.high).to(dtype))
+    zero_point = codes.low - torch.round(least / scale)
+    return Scales(codes, scale, zero_point.clamp_(codes.low, codes.high))
 
 
 def in_steps(rows: Tensor, scales: Scales, out: Tensor) -> Tensor:

@@ -74,7 +74,10 @@ def try_quantization(
         >>> model = torch.nn.Linear(64, 10)
         >>> x = torch.randn(32, 64)
         >>> y = model(x).detach()
-        >>> report = try_quantization(model, lambda m: {"loss": float((m(x) - y).square().mean())})
+        >>> def evaluate(model):
+        ...     with torch.no_grad():
+        ...         return {"loss": float((model(x) - y).square().mean())}
+        >>> report = try_quantization(model, evaluate)
         >>> [row.name for row in report.rows]
         ['baseline', 'int8', 'int6', 'int4']
     """

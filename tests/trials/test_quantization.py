@@ -6,10 +6,12 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from lightning_weightwatch.trials.quantization import Quantization
 from lightning_weightwatch.trials.scale_groups import Granularity
 from lightning_weightwatch.trials.scales import Clip
+from lightning_weightwatch.trials.targets import find_targets
 from tests.trials.layers import applied, normal
 
 BITS = [2, 3, 4, 5, 6, 7, 8]
@@ -142,3 +144,22 @@ def test_only_settings_that_matter_are_told() -> None:
 def test_a_setting_out_of_its_range_is_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Quantization(**{"bits": 8, **settings})
+
+
+@pytest.mark.parametrize("bits", [8, 4, 2])
+def test_asymmetric_values_are_those_of_torchs_observer_bit_for_bit(bits: int) -> None:
+    low, high = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
+    for seed in range(5):
+        torch.manual_seed(seed)
+        module = nn.Conv2d(6, 8, 3)
+        weight = module.weight.detach().clone()
+        rows = weight.flatten(1)
+        # PerChannelMinMaxObserver with qscheme=per_channel_affine, in its own words.
+        least = rows.amin(1).clamp(max=0)
+        most = rows.amax(1).clamp(min=0)
+        scale = (most - least) / float(high - low)
+        zero_point = (low - torch.round(least / scale).to(torch.int)).clamp(low, high)
+        expected = torch.fake_quantize_per_channel_affine(weight, scale, zero_point, 0, low, high)
+        (found,) = find_targets(module).weights
+        list(Quantization(bits, clip="absmax", scheme="asymmetric").apply([found]))
+        assert torch.equal(module.weight, expected)
