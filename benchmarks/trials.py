@@ -258,7 +258,7 @@ def times(rounds: int) -> Table:
     title = f"Time of trials / (bare validations + compression); goal {GOAL_OF_TIME}"
     table = Table(title=title, title_justify="left")
     for column in (
-        "fit", "trial", "variants", "plain loop, ms", "val_loop, ms", "compression, ms",
+        "fit", "trial", "variants", "plain loop, ms", "val_loop, ms", "compress, ms",
         "/ plain loop", "/ val_loop", "rounds", "start to end",
     ):  # fmt: skip
         table.add_column(column, justify="left" if column in ("fit", "trial") else "right")
