@@ -30,8 +30,8 @@ def choose_monitor(
 ) -> tuple[str | None, Mode]:
     """The metric and its mode: as given, else those of ModelCheckpoint or EarlyStopping.
 
-    Where those monitor nothing that is available, `val_loss`, of several loaders that of the
-    first. The mode of a metric is that of the callback that monitors it, else `"min"`.
+    Where those monitor nothing that is available, `val_loss`. The mode of a metric is that of
+    the callback that monitors it, else `"min"`.
 
     Returns:
         The metric, None when none of the available ones is meant; and its mode.
@@ -42,6 +42,6 @@ def choose_monitor(
         for watcher in watchers(trainer)
         if watcher.monitor not in ours and getattr(watcher, "mode", None) in ("min", "max")
     }
-    wishes = [monitor] if monitor is not None else [*modes, "val_loss", "val_loss/dataloader_idx_0"]
+    wishes = [monitor] if monitor is not None else [*modes, "val_loss"]
     chosen = next((wish for wish in wishes if wish in available), None)
     return chosen, mode or modes.get(chosen or monitor or "", "min")

@@ -308,6 +308,24 @@ def test_a_metric_that_no_logger_gets_can_be_monitored(tmp_path: Path) -> None:
         assert set(trial.report.rows[0].metrics) == {"silent", "forked", "forked_epoch"}
 
 
+def test_without_a_metric_to_compare_by_nothing_is_evaluated_but_the_baseline(
+    tmp_path: Path,
+) -> None:
+    class Two(Perceptron):
+        def validation_step(
+            self, batch: list[Tensor], batch_idx: int, dataloader_idx: int = 0
+        ) -> None:
+            super().validation_step(batch, batch_idx)
+
+    trial = QuantizationTrial(verbose=False)
+    fit = trainer([trial], tmp_path, max_epochs=1)
+    with pytest.warns(UserWarning, match="the validation logs val_loss/dataloader_idx_0, val_loss"):
+        fit.fit(Two(), train_loader(), [val_loader(), val_loader()])
+    assert trial.report is not None
+    assert [row.name for row in trial.report.rows] == ["baseline"]
+    assert trial.report.stopped == "there is no metric to compare by"
+
+
 def test_several_validation_loaders_are_in_one_row(tmp_path: Path) -> None:
     class Two(Perceptron):
         def validation_step(
