@@ -73,13 +73,8 @@ class CompressedLayer:
 
     @property
     def sqnr(self) -> float:
-        """Signal-to-quantization-noise ratio in dB, 10 log10(Σ w² / Σ (w − ŵ)²).
-
-        Infinite where nothing changed, NaN where all values are zero.
-        """
-        if self.noise == 0:
-            return math.inf if self.signal > 0 else math.nan
-        return 10 * math.log10(self.signal / self.noise) if self.signal > 0 else -math.inf
+        """Signal-to-quantization-noise ratio in dB; see `sqnr_of`."""
+        return sqnr_of([self])
 
     @property
     def mse(self) -> float:
@@ -111,3 +106,15 @@ class CompressedLayer:
             "sparsity": self.sparsity,
             "note": self.note,
         }
+
+
+def sqnr_of(layers: Sequence[CompressedLayer]) -> float:
+    """Signal-to-quantization-noise ratio in dB of some weights, 10 log10(Σ w² / Σ (w − ŵ)²).
+
+    Infinite where nothing changed, NaN where all values are zero or there are none.
+    """
+    signal = sum(layer.signal for layer in layers)
+    noise = sum(layer.noise for layer in layers)
+    if not signal > 0:
+        return math.nan
+    return 10 * math.log10(signal / noise) if noise else math.inf

@@ -10,7 +10,7 @@ from torch import nn
 
 from lightning_weightwatch.model.weights import Weight, matches
 from lightning_weightwatch.report import Skipped
-from lightning_weightwatch.trials.compression import CompressedLayer
+from lightning_weightwatch.trials.compression import CompressedLayer, sqnr_of
 from lightning_weightwatch.trials.quantization import Quantization
 from lightning_weightwatch.trials.quantizer import CodeRange, Scheme
 from lightning_weightwatch.trials.scale_groups import Granularity
@@ -68,11 +68,7 @@ class QuantizedModel:
     @property
     def sqnr(self) -> float:
         """Signal-to-quantization-noise ratio over all quantized weights together, in dB."""
-        signal = sum(layer.signal for layer in self.layers)
-        noise = sum(layer.noise for layer in self.layers)
-        if not signal > 0:
-            return math.nan
-        return 10 * math.log10(signal / noise) if noise else math.inf
+        return sqnr_of(self.layers)
 
     def summary(self) -> dict[str, float]:
         """`sqnr`, `lowest_sqnr` of a layer, `bytes`, `packed_bytes`, `size_ratio`, shares."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from lightning_weightwatch.report import Skipped
-from lightning_weightwatch.trials.compression import CompressedLayer
+from lightning_weightwatch.trials.compression import CompressedLayer, sqnr_of
 
 #: The name of the row that every other is compared with.
 BASELINE = "baseline"
@@ -53,11 +53,7 @@ class TrialRow:
     @property
     def sqnr(self) -> float:
         """Signal-to-noise ratio in dB over all compressed weights; NaN where there are none."""
-        noise = sum(layer.noise for layer in self.layers)
-        signal = sum(layer.signal for layer in self.layers)
-        if not signal > 0:
-            return math.nan
-        return 10 * math.log10(signal / noise) if noise else math.inf
+        return sqnr_of(self.layers)
 
 
 @dataclass(frozen=True)
