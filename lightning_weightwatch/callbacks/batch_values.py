@@ -1,6 +1,7 @@
 """What a validation logs in each of its batches, which Lightning itself adds up and forgets."""
 
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,6 +13,9 @@ from torch import Tensor
 from lightning_weightwatch.callbacks._lightning import Trainer
 from lightning_weightwatch.callbacks.epoch_mean import scalars_on
 from lightning_weightwatch.trials.evaluation import Batches
+
+# Values of a batch that tell it from others.
+_FIRST = 1024
 
 
 @contextmanager
@@ -52,6 +56,51 @@ def recorded(results: Any) -> Iterator[dict[str, Batches]]:
     for name, found in values.items():
         numbers = [float(value if value.numel() == 1 else value.float().mean()) for value in found]
         filled[name] = Batches(np.array(numbers), np.array(sizes[name], dtype=np.float64))
+
+
+@contextmanager
+def fingerprinted(loop: Any) -> Iterator[list[int]]:
+    """Note a checksum of every batch that a validation loop gives to its step.
+
+    Of the first values of the first tensor in it; nothing for steps that fetch their own batches.
+
+    Args:
+        loop: The loop, whose private `_evaluation_step` is listened to.
+    """
+    step = getattr(loop, "_evaluation_step", None)
+    noted: list[int] = []
+    if not callable(step):
+        yield noted
+        return
+
+    def listening(batch: Any, *arguments: Any) -> Any:
+        noted.append(_checksum(batch))
+        return step(batch, *arguments)
+
+    loop._evaluation_step = listening
+    try:
+        yield noted
+    finally:
+        del loop._evaluation_step
+
+
+def _checksum(batch: Any) -> int:
+    tensor = next(_tensors(batch), None)
+    if tensor is None or tensor.numel() == 0 or tensor.layout != torch.strided:
+        return 0
+    values = tensor.detach().reshape(-1)[:_FIRST].cpu().contiguous().view(torch.uint8)
+    return zlib.crc32(values.numpy().tobytes())
+
+
+def _tensors(batch: Any) -> Iterator[Tensor]:
+    if isinstance(batch, Tensor):
+        yield batch
+    elif isinstance(batch, Mapping):
+        for part in batch.values():
+            yield from _tensors(part)
+    elif isinstance(batch, list | tuple):
+        for part in batch:
+            yield from _tensors(part)
 
 
 def over_all_ranks(trainer: Trainer, means: dict[str, Batches]) -> dict[str, Batches]:

@@ -55,7 +55,10 @@ def _best_path(trainer: Trainer, monitor: str | None) -> str:
     watching.sort(key=lambda found: found.monitor != monitor)
     path = next((found.best_model_path for found in watching if found.best_model_path), "")
     if not path:
-        raise BadFile("weights='best', but ModelCheckpoint has written no best checkpoint")
+        raise BadFile(
+            "weights='best', but ModelCheckpoint has written no best checkpoint (in a fast_dev_run "
+            "it writes none)"
+        )
     return str(path)
 
 

@@ -32,7 +32,7 @@ class PruningTrial(PostFitTrial):
     | `weightwatch/pruning`          | the table of all variants                                  |
     | `weightwatch/pruning_damage`   | the change of the metric against the share that goes       |
     | `weightwatch/pruning_layers`   | weights x amounts: damage of each alone, or its SQNR       |
-    | `weightwatch/pareto`           | the metric against bytes, of all trials of the Trainer     |
+    | `weightwatch/pareto`           | the metric against bytes, of all trials together           |
 
     The rows are also files in the folder `weightwatch` of the log folder: `pruning.jsonl`,
     `pruning.csv`, and those of single weights `pruning_layers.csv`.
@@ -57,9 +57,9 @@ class PruningTrial(PostFitTrial):
         per_layer: So many of the largest weights are also pruned alone, for the heat map.
         tolerance: The share of its baseline by which the metric may be worse in `report.best`.
         verbose: Print the table at the end of the fit.
-        hparams: Show the variants, the best 10 of all trials, in TensorBoard's tab HParams, as runs
-            of their own. The columns there are then those of the trials and of the module's
-            hyperparameters, without `hp_metric`.
+        hparams: Show the best variants in TensorBoard's tab HParams, as runs of their own: ten of
+            the Trainer, shared evenly between its trials. The columns there are then those of the
+            trials and of the module's hyperparameters, without `hp_metric`.
         prefix: In place of `weightwatch`.
 
     Raises:
@@ -70,7 +70,7 @@ class PruningTrial(PostFitTrial):
     CHARTS: ClassVar[dict[str, str]] = {
         "pruning_damage": "the change of the metric against the share that goes",
         "pruning_layers": "weights x amounts: damage of each alone, or its SQNR in dB",
-        "pareto": "the metric against bytes, of all trials of the Trainer",
+        "pareto": "the metric against bytes, of all trials together",
     }
 
     def __init__(

@@ -41,7 +41,7 @@ class QuantizationTrial(PostFitTrial):
     | `weightwatch/quantization_damage`  | the change of the metric against bits                  |
     | `weightwatch/quantization_layers`  | weights x bits: damage of each alone, or its SQNR      |
     | `weightwatch/quantization_weights` | histograms of the largest weights before and after     |
-    | `weightwatch/pareto`               | the metric against bytes, of all trials of the Trainer |
+    | `weightwatch/pareto`               | the metric against bytes, of all trials together       |
 
     The rows are also files in the folder `weightwatch` of the log folder: `quantization.jsonl`,
     `quantization.csv`, and those of single weights `quantization_layers.csv`.
@@ -54,7 +54,7 @@ class QuantizationTrial(PostFitTrial):
         granularity: What shares a scale: `"tensor"` a weight, `"channel"` an output channel,
             `"group"` a run of `group_size` values in one; `"model"` all weights together.
         clip: How scales are found: `"absmax"` reaches the largest value, `"percentile"` a quantile
-            of the absolute values, `"mse"` makes the mean squared error least.
+            of the absolute values, `"mse"` brings the mean squared error near its least.
         scheme: `"symmetric"` about 0, or `"asymmetric"` with a zero point.
         range: Of symmetric codes: `"restricted"` to ±(2^(bits−1) − 1), or `"full"`.
         group_size: Values of a group.
@@ -74,9 +74,9 @@ class QuantizationTrial(PostFitTrial):
         per_layer: So many of the largest weights are also quantized alone, for the heat map.
         tolerance: The share of its baseline by which the metric may be worse in `report.best`.
         verbose: Print the table at the end of the fit.
-        hparams: Show the variants, the best 10 of all trials, in TensorBoard's tab HParams, as runs
-            of their own. The columns there are then those of the trials and of the module's
-            hyperparameters, without `hp_metric`.
+        hparams: Show the best variants in TensorBoard's tab HParams, as runs of their own: ten of
+            the Trainer, shared evenly between its trials. The columns there are then those of the
+            trials and of the module's hyperparameters, without `hp_metric`.
         prefix: In place of `weightwatch`.
 
     Raises:
@@ -93,7 +93,7 @@ class QuantizationTrial(PostFitTrial):
         "quantization_damage": "the change of the metric against bits",
         "quantization_layers": "weights x bits: damage of each alone, or its SQNR in dB",
         "quantization_weights": "histograms of the largest weights before and after",
-        "pareto": "the metric against bytes, of all trials of the Trainer",
+        "pareto": "the metric against bytes, of all trials together",
     }
 
     def __init__(

@@ -7,10 +7,15 @@ or from their own: those are put back here.
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 import torch
+
+_GENERATORS = (torch.Generator, random.Random, np.random.Generator, np.random.RandomState)
+# How deep to look for them; longer collections hold samples.
+_DEPTH, _MANY = 8, 1000
 
 
 @contextmanager
@@ -43,20 +48,29 @@ def same_batches(combined_loader: Any) -> Iterator[None]:
 
 def _generators(loaders: list[Any]) -> list[Any]:
     """What loaders, their samplers and their datasets keep to draw from, each once."""
-    owners: list[Any] = []
+    found: dict[int, Any] = {}
+    seen: set[int] = set()
     for loader in loaders:
-        batches = getattr(loader, "batch_sampler", None)
-        samplers = [getattr(loader, "sampler", None), batches, getattr(batches, "sampler", None)]
-        owners += [loader, *samplers, getattr(loader, "dataset", None)]
-    found = {
-        id(value): value
-        for owner in owners
-        for value in getattr(owner, "__dict__", {}).values()
-        if isinstance(
-            value, torch.Generator | random.Random | np.random.Generator | np.random.RandomState
-        )
-    }
+        _look_into(loader, _DEPTH, found, seen)
     return list(found.values())
+
+
+def _look_into(thing: Any, depth: int, found: dict[int, Any], seen: set[int]) -> None:
+    """Attributes of attributes: subsets of datasets, transforms in lists, samplers of samplers."""
+    if id(thing) in seen:
+        return
+    seen.add(id(thing))
+    if isinstance(thing, _GENERATORS):
+        found[id(thing)] = thing
+    elif depth > 0 and not isinstance(thing, torch.Tensor | torch.nn.Module | type | ModuleType):
+        if isinstance(thing, dict):
+            within = list(thing.values())
+        elif isinstance(thing, list | tuple):
+            within = list(thing)
+        else:
+            within = list(getattr(thing, "__dict__", {}).values())
+        for part in within if len(within) <= _MANY else ():
+            _look_into(part, depth - 1, found, seen)
 
 
 def _state(generator: Any) -> tuple[Any, Any]:

@@ -4,6 +4,7 @@ import time
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import closing, nullcontext
+from functools import partial
 from typing import ClassVar, Literal
 
 from rich.console import Console
@@ -23,8 +24,9 @@ from lightning_weightwatch.callbacks.monitored import Mode, checked_monitor, cho
 from lightning_weightwatch.callbacks.publish import logging_step, set_monitored
 from lightning_weightwatch.callbacks.ranks import TrainerRanks
 from lightning_weightwatch.callbacks.trial_files import write_files
-from lightning_weightwatch.callbacks.trial_pictures import pictures
+from lightning_weightwatch.callbacks.trial_pictures import comparable, pictures
 from lightning_weightwatch.callbacks.trial_progress import TrialProgress
+from lightning_weightwatch.callbacks.trial_surprises import refusal, surprises
 from lightning_weightwatch.callbacks.validation import (
     can_evaluate,
     check_limit_batches,
@@ -39,9 +41,9 @@ from lightning_weightwatch.trials.snapshot import NotRestored
 from lightning_weightwatch.trials.trial import Given, Interrupted, run_trials
 from lightning_weightwatch.trials.trying import check_bench
 from lightning_weightwatch.views.quantized import QuantizedLayer
+from lightning_weightwatch.views.trial_pareto import pareto_figure
 from lightning_weightwatch.views.trials import trial_markdown, trial_terminal
 
-_SHARDED = ("FSDP", "DeepSpeed", "ModelParallel")
 _AVERAGING = ("WeightAveraging", "StochasticWeightAveraging")
 
 Which = Literal["last", "best"]
@@ -74,9 +76,9 @@ class PostFitTrial(KeyedCallback):
         per_layer: So many of the largest weights are also compressed alone, for the heat map.
         tolerance: The share of its baseline by which the metric may be worse in `report.best`.
         verbose: Print the table at the end of the fit.
-        hparams: Show the variants, the best 10 of all trials, in TensorBoard's tab HParams, as runs
-            of their own. The columns there are then those of the trials and of the module's
-            hyperparameters, without `hp_metric`.
+        hparams: Show the best variants in TensorBoard's tab HParams, as runs of their own: ten of
+            the Trainer, shared evenly between its trials. The columns there are then those of the
+            trials and of the module's hyperparameters, without `hp_metric`.
         prefix: The first part of every key and tag.
 
     Attributes:
@@ -121,6 +123,8 @@ class PostFitTrial(KeyedCallback):
         self.verbose = verbose
         self.hparams = hparams
         self.report: TrialReport | None = None
+        #: What its table, figures and files are called: a second trial of its kind has a number.
+        self.area = self.AREA
         self._before_after: Sequence[QuantizedLayer] = ()
         self._started = time.time()
 
@@ -139,7 +143,7 @@ class PostFitTrial(KeyedCallback):
             return "Bytes of the model, stored so."
         if tag.endswith("_delta"):
             return "The monitored metric of validation minus that of the model as it was trained."
-        return super().description(tag)
+        return super().description(tag.replace(f"/{self.area}_", f"/{self.AREA}_"))
 
     @property
     def logged_keys(self) -> tuple[str, ...]:
@@ -165,6 +169,13 @@ class PostFitTrial(KeyedCallback):
         if stage != "fit":
             return
         self.report, self._before_after, self._started = None, (), time.time()
+        alike = [
+            other
+            for other in _trials_on(trainer)
+            if (other.AREA, other.prefix) == (self.AREA, self.prefix)
+        ]
+        number = alike.index(self) + 1
+        self.area = self.AREA if number == 1 else f"{self.AREA}_{number}"
         self._warned = set()
         callbacks = list(trainer.callbacks)  # type: ignore[attr-defined]
         for later in callbacks[callbacks.index(self) + 1 :]:
@@ -200,7 +211,7 @@ class PostFitTrial(KeyedCallback):
                 f"{type(self).__name__} tries nothing: no validation of this fit has run"
             )
             return
-        fault = self._refusal(trainer)
+        fault = refusal(trainer)
         if fault is None:
             try:
                 self.report = self._tried(trainer, pl_module)
@@ -208,7 +219,7 @@ class PostFitTrial(KeyedCallback):
             except Interrupted as interrupted:
                 self.report = interrupted.report
                 with self._guarded("could not write its files"):
-                    write_files(trainer, self.prefix, self.AREA, self.report)
+                    write_files(trainer, self.prefix, self.area, self.report)
                 raise
             except NotRestored:  # whatever is saved from now on would be of other weights
                 raise
@@ -217,14 +228,16 @@ class PostFitTrial(KeyedCallback):
         if fault is not None:
             rank_zero_warn(f"{type(self).__name__} has no result: {fault}")
         if self.report is not None:
-            self._warn_of(self.report)
+            for sentence in surprises(self.report, self.monitor):
+                rank_zero_warn(f"{type(self).__name__}: {sentence}")
             with self._guarded("could not write to a logger"):
                 self._publish(trainer, self.report)
             with self._guarded("could not write its files"):
-                write_files(trainer, self.prefix, self.AREA, self.report)
+                write_files(trainer, self.prefix, self.area, self.report)
             if self.hparams:
                 with self._guarded("could not write its rows for HParams"):
                     write_trials(trainer, self, logging_step(trainer))
+        self._publish_all(trainer)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print the table, now that no progress bar is in the way."""
@@ -232,12 +245,6 @@ class PostFitTrial(KeyedCallback):
             with self._guarded("could not print its table"):
                 Console().print(trial_terminal(self.report, type(self).__name__))
         super().on_fit_end(trainer, pl_module)
-
-    def _refusal(self, trainer: Trainer) -> str | None:
-        strategy = type(trainer.strategy).__name__
-        if any(word in strategy for word in _SHARDED):
-            return f"{strategy} shards the weights, which cannot be changed in place layer by layer"
-        return None
 
     def _tried(self, trainer: Trainer, pl_module: LightningModule) -> TrialReport:
         def evaluate(model: nn.Module) -> Evaluation:
@@ -272,38 +279,26 @@ class PostFitTrial(KeyedCallback):
         """Some weights before and after, for a figure; nothing unless a trial has such."""
         return ()
 
-    def _warn_of(self, report: TrialReport) -> None:
-        """Say what no reader of a table would guess."""
-        baseline, name = report.rows[0], type(self).__name__
-        if baseline.metrics and not report.monitor:
-            wanted = self.monitor or "val_loss"
-            rank_zero_warn(
-                f"{name} has no validation metric {wanted!r}: the validation logs "
-                f"{', '.join(sorted(baseline.metrics))}. Set monitor to one of them"
-            )
-        if report.changed_by_evaluation:
-            rank_zero_warn(
-                f"{name}: the validation itself has changed "
-                f"{', '.join(report.changed_by_evaluation[:5])}, which was put back"
-            )
-        if report.unmoved:
-            rank_zero_warn(
-                f"{name}: no variant has changed any metric. Does the validation take other "
-                "weights than these, such as an average that the module keeps itself?"
-            )
-
     def _publish(self, trainer: Trainer, report: TrialReport) -> None:
         values = {self.key(f"{self.AREA}_{name}"): v for name, v in report.summary().items()}
         set_monitored(trainer, values)
         step = logging_step(trainer)
         self.publisher.scalars(trainer, values, step)
-        self.publisher.text(trainer, self.key(self.AREA), trial_markdown(report), step)
-        trials = [
-            other
-            for other in keyed(trainer)
-            if isinstance(other, PostFitTrial) and other.prefix == self.prefix
-        ]
-        others = [other.report for other in trials] if trials[-1] is self else []
-        for name, draw in pictures(self.AREA, report, others, self._before_after).items():
+        self.publisher.text(trainer, self.key(self.area), trial_markdown(report), step)
+        drawn = pictures(self.area, report, self._before_after)
+        for name, draw in drawn.items():
             with self._guarded("could not draw a figure"):
                 self.publisher.figure(trainer, self.key(name), draw, step)
+
+    def _publish_all(self, trainer: Trainer) -> None:
+        """Draw the trials of the Trainer together, from the last of them."""
+        trials = [other for other in _trials_on(trainer) if other.prefix == self.prefix]
+        together = comparable([other.report for other in trials])
+        if trials[-1] is self and together:
+            with self._guarded("could not draw a figure"):
+                step, draw = logging_step(trainer), partial(pareto_figure, together)
+                self.publisher.figure(trainer, self.key("pareto"), draw, step)
+
+
+def _trials_on(trainer: Trainer) -> list[PostFitTrial]:
+    return [found for found in keyed(trainer) if isinstance(found, PostFitTrial)]

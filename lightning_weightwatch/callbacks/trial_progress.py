@@ -47,7 +47,7 @@ def duration(seconds: float) -> str:
     """Seconds in words that a person would use.
 
     >>> [duration(seconds) for seconds in (0.01, 0.42, 8, 75, 7300)]
-    ['0.1 s', '0.4 s', '8 s', '1 min 15 s', '2 h 2 min']
+    ['0.1 s', '0.4 s', '8 s', '1 min 15 s', '2 h 1 min']
     """
     if seconds < 3:
         return f"{max(seconds, 0.1):.1f} s"

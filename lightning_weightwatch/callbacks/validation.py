@@ -6,13 +6,16 @@ run, while callbacks and loggers are out of the way, and everything it moves is 
 """
 
 import math
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import torch
+
 from lightning_weightwatch.callbacks._lightning import DummyLogger, Trainer, isolate_rng
-from lightning_weightwatch.callbacks.batch_values import over_all_ranks, recorded
+from lightning_weightwatch.callbacks.batch_values import fingerprinted, over_all_ranks, recorded
 from lightning_weightwatch.callbacks.epoch_mean import scalars_on
 from lightning_weightwatch.callbacks.same_batches import same_batches
 from lightning_weightwatch.trials.evaluation import Evaluation
@@ -44,7 +47,7 @@ def evaluate_isolated(trainer: Trainer, limit_batches: float | None = None) -> E
     loop = trainer.fit_loop.epoch_loop.val_loop
     with _untouched(trainer), isolate_rng(), _limited(loop, limit_batches):
         before = dict(trainer.callback_metrics)  # those of the training stay in it
-        with recorded(loop._results) as record:
+        with recorded(loop._results) as record, fingerprinted(loop) as checksums:
             per_loader = loop.run()
         merged = {
             name: float(value)
@@ -54,7 +57,9 @@ def evaluate_isolated(trainer: Trainer, limit_batches: float | None = None) -> E
     for metrics in per_loader:
         merged.update({name: float(value) for name, value in metrics.items()})
     means = {name: record[name] for name in sorted(record) if name in merged}
-    return Evaluation(_over_ranks(trainer, merged), over_all_ranks(trainer, means))
+    mine = scalars_on(trainer, [zlib.crc32(repr(checksums).encode())])
+    seen = float(torch.as_tensor(trainer.strategy.reduce(mine, reduce_op="sum")))
+    return Evaluation(_over_ranks(trainer, merged), over_all_ranks(trainer, means), seen)
 
 
 def check_limit_batches(limit: int | float | None) -> None:
@@ -86,10 +91,17 @@ def _limited(loop: Any, limit: float | None) -> Iterator[None]:
 
 
 def _fewer(count: float, limit: int | float) -> float:
-    """A share of an endless loader is endless, as in Lightning."""
-    if isinstance(limit, float):
-        return count if count == math.inf else max(round(count * limit), 1)
-    return min(count, limit)
+    """As Lightning counts `limit_val_batches`, but for one batch at least."""
+    if not isinstance(limit, float):
+        return min(count, limit)
+    if limit == 1.0:
+        return count
+    if count == math.inf:
+        raise ValueError(
+            f"limit_batches={limit} is a share of a validation loader without a length; give a "
+            "number of batches"
+        )
+    return max(int(count * limit), 1)
 
 
 def _over_ranks(trainer: Trainer, metrics: dict[str, float]) -> dict[str, float]:
@@ -146,6 +158,7 @@ def _untouched(trainer: Trainer) -> Iterator[None]:
         (owner, {name: getattr(owner, name) for name in names if hasattr(owner, name)})
         for owner, names in kept
     ]
+    saving = {name: v for name, v in vars(trainer).items() if name == "save_checkpoint"}
     loggers = max(len(trainer.loggers), 1)
     try:
         for owner, values in now:
@@ -164,6 +177,7 @@ def _untouched(trainer: Trainer) -> Iterator[None]:
         raise
     finally:
         del trainer.save_checkpoint
+        vars(trainer).update(saving)
         for owner, values in before:
             _set(owner, values)
         loop.batch_progress.load_state_dict(progress)

@@ -23,7 +23,7 @@ _Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
 _TransposedConvolution = nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d
 
 _OUT_OF_SIGHT = {
-    "embedding": "an embedding is a table to look up in: nothing is multiplied with its columns",
+    "embedding": "an embedding is a table to look up in: it has no inputs to weigh by",
     "rnn": "the hidden states of recurrent layers are not seen by hooks",
 }
 

@@ -34,10 +34,12 @@ class Evaluation:
     Attributes:
         metrics: By their names.
         batches: Those of them that are means over batches.
+        seen: A checksum of the batches themselves; 0 where it is not known.
     """
 
     metrics: Mapping[str, float]
     batches: Mapping[str, Batches] = field(default_factory=dict)
+    seen: float = 0.0
 
 
 #: Evaluates a model. Called with the same model each time, whose weights differ.
@@ -69,20 +71,28 @@ def paired_interval(baseline: Batches | None, trial: Batches | None) -> tuple[fl
     return mean - reach, mean + reach
 
 
-def interval_of(
-    baseline: Evaluation, trial: Evaluation, monitor: str
-) -> tuple[float, float] | None:
-    """The interval of the difference of a metric; None where the batches do not add up to it.
+def interval_of(baseline: Evaluation, trial: Evaluation, monitor: str) -> tuple[float, float] | str:
+    """The interval of the difference of a metric, or why it has none though the baseline could.
 
-    They do not where a metric is reduced in another way than by the mean over all batches.
+    An empty string where the baseline has none: see `no_interval`.
     """
-    interval = paired_interval(baseline.batches.get(monitor), trial.batches.get(monitor))
+    before, after = baseline.batches.get(monitor), trial.batches.get(monitor)
+    if before is None or len(before.values) < FEWEST_BATCHES or monitor not in trial.metrics:
+        return ""
+    if baseline.seen != trial.seen:
+        return "its batches were not those of the baseline"
+    if after is None or not np.array_equal(before.sizes, after.sizes):
+        return "its batches have other sizes than those of the baseline"
+    interval = paired_interval(before, after)
     if interval is None:
-        return None
-    delta = trial.metrics.get(monitor, math.nan) - baseline.metrics.get(monitor, math.nan)
+        return "a batch has no finite value"
+    delta = trial.metrics[monitor] - baseline.metrics.get(monitor, math.nan)
     middle, reach = sum(interval) / 2, (interval[1] - interval[0]) / 2
-    scale = max(abs(baseline.metrics.get(monitor, math.nan)), abs(delta), reach)
-    return interval if math.isclose(middle, delta, rel_tol=0, abs_tol=1e-4 * scale) else None
+    # Lightning adds up in float32.
+    slack = 0.01 * reach + 1e-5 * max(abs(baseline.metrics.get(monitor, math.nan)), abs(delta))
+    if not math.isclose(middle, delta, rel_tol=0, abs_tol=slack):
+        return "the metric is not the mean of its batches"
+    return delta - reach, delta + reach
 
 
 def no_interval(baseline: Evaluation, monitor: str) -> str:

@@ -21,6 +21,7 @@ class TrialRow:
         metrics: What the evaluation returned; empty when it failed.
         packed_bytes: Of the whole model, were it stored so: codes, scales or bitmaps, and
             everything that was not compressed at its own width. Simulated: no file has that size.
+            0 where the compression failed.
         seconds: That compression and evaluation took together.
         error: Why there is no result, else an empty string.
         settings: Of the compression.
@@ -30,6 +31,7 @@ class TrialRow:
         layers: What became of each weight.
         layer: The weight that was compressed alone; empty where all were.
         left_out: Weights that this compression left as they are.
+        no_interval: Why it has no interval though others have; else an empty string.
     """
 
     name: str
@@ -43,6 +45,7 @@ class TrialRow:
     layers: tuple[CompressedLayer, ...] = ()
     layer: str = ""
     left_out: tuple[Skipped, ...] = ()
+    no_interval: str = ""
 
     @property
     def sparsity(self) -> float:
@@ -128,8 +131,12 @@ class TrialReport:
         """`"worse"`, `"better"`, `"same"`, or an empty string where it cannot be told.
 
         By the confidence interval: `"same"` says that it has 0 in it, so that the difference may be
-        chance. Without an interval only an exact 0 is `"same"`, and nothing else can be told.
+        chance. Without an interval only an exact 0 is `"same"`; a metric that is NaN now, or
+        infinite on the wrong side, is `"worse"`; nothing else can be told.
         """
+        value = row.metrics.get(self.monitor, 0.0)
+        if math.isfinite(self.baseline) and not math.isfinite(value):
+            return "better" if self.harm(row) == -math.inf else "worse"
         if self.delta(row) == 0:
             return "same"
         if row.interval is None:
@@ -171,7 +178,7 @@ class TrialReport:
             "delta_high": high,
             "verdict": self.verdict(row) if row is not self.rows[0] else "",
             "packed_bytes": row.packed_bytes,
-            "size_ratio": row.packed_bytes / max(self.rows[0].packed_bytes, 1),
+            "size_ratio": row.packed_bytes / max(self.rows[0].packed_bytes, 1) or math.nan,
             "disk_bytes": self.disk_bytes,
             "sqnr": row.sqnr if math.isfinite(row.sqnr) else None,
             "live": sum(layer.live for layer in row.layers),

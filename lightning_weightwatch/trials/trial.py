@@ -103,7 +103,11 @@ def run_trials(
                         break
                     bench.watcher.begins(step.name, done, len(steps) + 1)
                     row, result = runner.row(step)
-                    rows.append(replace(row, interval=interval_of(evaluated, result, monitor)))
+                    interval = interval_of(evaluated, result, monitor)
+                    if isinstance(interval, str):
+                        rows.append(replace(row, no_interval=interval))
+                    else:
+                        rows.append(replace(row, interval=interval))
             except KeyboardInterrupt as stop:
                 stopped, interrupted = "interrupted", stop
     report = TrialReport(
@@ -143,9 +147,13 @@ def _steps(compressions: Sequence[Compression], targets: Targets, per_layer: int
         settings = compression.settings
         if "kernels" not in settings:
             strengths.setdefault(settings.get("bits", settings.get("amount")), compression)
-    largest = sorted(targets.weights, key=lambda weight: -weight.parameter.numel())[:per_layer]
-    alone = [Step(found, weight) for weight in largest for found in strengths.values()]
-    return steps + alone
+    simulated = list(strengths.values())
+    if not simulated or not per_layer:
+        return steps
+    left_out = {item.name for item in simulated[0].left_out(targets.weights)}
+    weights = [weight for weight in targets.weights if weight.name not in left_out]
+    largest = sorted(weights, key=lambda weight: -weight.parameter.numel())[:per_layer]
+    return steps + [Step(found, weight) for weight in largest for found in simulated]
 
 
 class _Runner:
@@ -183,7 +191,7 @@ class _Runner:
         row = TrialRow(
             step.compression.name if step.compression else BASELINE,
             result.metrics,
-            self._packed_bytes(layers),
+            self._packed_bytes(layers) if layers or step.compression is None else 0,
             time.perf_counter() - started,
             error,
             settings=dict(step.compression.settings) if step.compression else {},

@@ -47,7 +47,7 @@ def try_quantization(
         granularity: What shares a scale: `"model"` all weights, `"tensor"` a weight, `"channel"` an
             output channel, `"group"` a run of `group_size` values in a channel.
         clip: How scales are found: `"absmax"` reaches the largest value, `"percentile"` a quantile
-            of the absolute values, `"mse"` makes the mean squared error least.
+            of the absolute values, `"mse"` brings the mean squared error near its least.
         scheme: `"symmetric"` about 0, or `"asymmetric"` with a zero point.
         range: Of symmetric codes: `"restricted"` to ±(2^(bits−1) − 1), or `"full"`.
         group_size: Values of a group.

@@ -56,7 +56,7 @@ def csv_text(records: Sequence[Mapping[str, Any]]) -> str:
     columns = list(dict.fromkeys(key for row in records for key in row)) or ["name"]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
+    writer.writerow([_cell(column) for column in columns])
     writer.writerows([_cell(row.get(column)) for column in columns] for row in records)
     return text.getvalue()
 

@@ -144,7 +144,8 @@ def _name(row: TrialRow, best: TrialRow | None) -> Text:
 
 
 def _value(report: TrialReport, row: TrialRow) -> str:
-    return _digits(row.metrics.get(report.monitor, math.nan), 4)
+    value = row.metrics.get(report.monitor)
+    return "–" if value is None else str(value) if math.isnan(value) else _digits(value, 4)
 
 
 def _digits(value: float, count: int) -> str:
@@ -156,7 +157,7 @@ def _change(report: TrialReport, row: TrialRow) -> str:
     """Unknown, or with the interval, which is as wide to either side."""
     change = report.delta(row)
     if math.isnan(change):
-        return "–"
+        return "nan" if report.monitor in row.metrics else "–"
     if row.interval is None:
         return signed_change(change)
     low, high = row.interval
@@ -198,6 +199,11 @@ def _footnotes(report: TrialReport) -> list[str]:
         )
     if report.no_interval:
         sentences.append(f"No confidence intervals: {report.no_interval.rstrip('.')}.")
+    reasons: dict[str, list[str]] = {}
+    for row in report.rows:
+        if row.no_interval:
+            reasons.setdefault(row.no_interval, []).append(row.name)
+    sentences += [f"No interval for {_first(names)}: {why}." for why, names in reasons.items()]
     if report.stopped:
         done = len(report.rows) + len(report.alone)
         sentences.append(f"Stopped after {done} of {report.planned} evaluations: {report.stopped}.")

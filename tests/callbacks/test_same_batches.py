@@ -13,14 +13,17 @@ import torch
 from torch import Tensor
 from torch.utils.data import (
     BatchSampler,
+    ConcatDataset,
     DataLoader,
     Dataset,
     IterableDataset,
     RandomSampler,
     Sampler,
+    Subset,
 )
 
 from lightning_weightwatch import QuantizationTrial
+from lightning_weightwatch.views.trials import trial_markdown
 from tests.callbacks.fits import Perceptron, loader, train_loader, trainer
 
 SAMPLES = 40
@@ -51,6 +54,34 @@ class Augmented(Dataset[tuple[Tensor, Tensor]]):
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         noise = torch.rand(()) if self.own is None else float(self.own.random())
         return self.x[index] + noise, self.y[index]
+
+
+class Shift:
+    """A transform that draws from a generator of its own."""
+
+    def __init__(self, generator: np.random.Generator) -> None:
+        self.generator = generator
+
+
+class Transforms:
+    """Some transforms in a row."""
+
+    def __init__(self, transforms: list[Shift]) -> None:
+        self.transforms = transforms
+
+    def random(self) -> float:
+        return float(self.transforms[0].generator.random())
+
+
+class GoesOn(IterableDataset[tuple[Tensor, Tensor]]):
+    """A stream that nobody can take back."""
+
+    def __init__(self) -> None:
+        self.seed = iter(range(100, 10_000))
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        dataset: Any = loader(SAMPLES, seed=next(self.seed)).dataset
+        yield from dataset
 
 
 class OwnOrder(Sampler[int]):
@@ -89,6 +120,15 @@ LOADERS: dict[str, Any] = {
     "noise": lambda: DataLoader(Augmented(), batch_size=8),
     "noise of NumPy": lambda: DataLoader(Augmented(np.random.default_rng(1)), batch_size=8),
     "noise of Python": lambda: DataLoader(Augmented(random.Random(1)), batch_size=8),
+    "noise in a subset": lambda: DataLoader(
+        Subset(Augmented(np.random.default_rng(1)), range(SAMPLES)), batch_size=8
+    ),
+    "noise in several": lambda: DataLoader(
+        ConcatDataset([Augmented(np.random.default_rng(1))]), batch_size=8
+    ),
+    "noise in a transform": lambda: DataLoader(
+        Augmented(Transforms([Shift(np.random.default_rng(1))])), batch_size=8
+    ),
     "noise in workers": lambda: DataLoader(
         Augmented(), batch_size=8, num_workers=1, persistent_workers=True
     ),
@@ -127,3 +167,22 @@ def test_a_share_of_a_stream_is_all_of_it(limit: Any, expected: int, tmp_path: P
     data = DataLoader(Stream(), batch_size=8)
     found = validated(data, tmp_path, limit_batches=limit)
     assert [len(seen) for seen in found] == [expected] * 3
+
+
+def test_a_stream_that_goes_on_has_no_interval_and_that_is_said(tmp_path: Path) -> None:
+    trial = QuantizationTrial(bits=(8,), verbose=False)
+    fit = trainer([trial], tmp_path, max_epochs=1, num_sanity_val_steps=0)
+    fit.fit(Perceptron(), train_loader(), DataLoader(GoesOn(), batch_size=8))
+    assert trial.report is not None
+    (_, row) = trial.report.rows
+    assert row.interval is None
+    assert row.no_interval == "its batches were not those of the baseline"
+    sentence = "No interval for int8: its batches were not those of the baseline."
+    assert sentence in trial_markdown(trial.report)
+
+
+def test_a_share_of_a_loader_without_a_length_is_refused(tmp_path: Path) -> None:
+    trial = QuantizationTrial(bits=(8,), limit_batches=0.5, verbose=False)
+    fit = trainer([trial], tmp_path, max_epochs=1)
+    with pytest.warns(UserWarning, match="a share of a validation loader without a length"):
+        fit.fit(Perceptron(), train_loader(), DataLoader(Stream(), batch_size=8))

@@ -53,6 +53,18 @@ def test_rows_are_json_lines_and_csv_in_the_log_folder(kind: str, tmp_path: Path
     assert float(layers[0]["sqnr"]) == pytest.approx(report.rows[1].layers[0].sqnr)
 
 
+def test_a_second_trial_of_a_kind_has_files_of_its_own(tmp_path: Path) -> None:
+    trials = [
+        QuantizationTrial(bits=(8,), verbose=False),
+        QuantizationTrial(bits=(4,), granularity="group", verbose=False),
+    ]
+    fit = trainer([*trials], tmp_path, max_epochs=1)
+    fit.fit(Perceptron(), train_loader(), val_loader())
+    for name, variant in (("quantization", "int8"), ("quantization_2", "int4_group32")):
+        lines = (tmp_path / "weightwatch" / f"{name}.jsonl").read_text().splitlines()
+        assert [json.loads(line)["trial"] for line in lines] == ["baseline", variant]
+
+
 def test_a_prefix_is_a_folder_and_never_a_way_out(tmp_path: Path) -> None:
     trial = PruningTrial(amounts=(0.5,), verbose=False, prefix="../a b/c")
     fit = trainer([trial], tmp_path / "inside", max_epochs=1)

@@ -88,12 +88,32 @@ def evaluation(values: Array, value: float | None = None) -> Evaluation:
     return Evaluation({"loss": mean}, {"loss": batches(values)})
 
 
-def test_there_is_none_where_the_batches_do_not_add_up_to_the_metric() -> None:
+def test_where_there_is_none_although_there_could_be_the_reason_is_given() -> None:
     first, second = np.zeros(10), np.linspace(0.9, 1.1, 10)
-    assert interval_of(evaluation(first), evaluation(second), "loss") is not None
-    assert interval_of(evaluation(first), evaluation(second, 2.0), "loss") is None
-    assert interval_of(evaluation(first), Evaluation({"loss": 1.0}), "loss") is None
-    assert interval_of(evaluation(first), evaluation(second), "accuracy") is None
+    base = evaluation(first)
+    assert isinstance(interval_of(base, evaluation(second), "loss"), tuple)
+    other = Evaluation({"loss": 1.0}, {"loss": batches(second)}, seen=1.0)
+    sizes = Evaluation({"loss": 1.0}, {"loss": Batches(second, np.full(10, 31.0))})
+    for tried, reason in [
+        (evaluation(second, 2.0), "the metric is not the mean of its batches"),
+        (other, "its batches were not those of the baseline"),
+        (sizes, "its batches have other sizes than those of the baseline"),
+        (Evaluation({"loss": 1.0}), "its batches have other sizes than those of the baseline"),
+        (evaluation(np.full(10, math.nan)), "a batch has no finite value"),
+    ]:
+        assert interval_of(base, tried, "loss") == reason
+    assert interval_of(base, evaluation(second), "accuracy") == ""
+    assert interval_of(evaluation(np.zeros(3)), evaluation(np.zeros(3)), "loss") == ""
+
+
+def test_it_stands_around_the_difference_of_the_metric() -> None:
+    first, second = np.zeros(10), np.linspace(0.9, 1.1, 10)
+    exact = interval_of(evaluation(first), evaluation(second), "loss")
+    rounded = interval_of(evaluation(first), evaluation(second, 1.000004), "loss")
+    assert isinstance(exact, tuple)
+    assert isinstance(rounded, tuple)
+    assert sum(rounded) / 2 == pytest.approx(1.000004, abs=1e-9)
+    assert rounded[1] - rounded[0] == pytest.approx(exact[1] - exact[0])
 
 
 def test_why_there_is_none_is_said() -> None:

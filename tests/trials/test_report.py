@@ -1,6 +1,7 @@
 """What a report says of its rows."""
 
 import math
+from typing import Any
 
 import pytest
 
@@ -122,3 +123,20 @@ def test_without_noise_the_ratio_is_infinite_and_without_a_signal_unknown() -> N
 
     assert layer(1.0, 0.0) == math.inf
     assert math.isnan(layer(0.0, 0.0))
+
+
+@pytest.mark.parametrize(
+    ("value", "mode", "verdict"),
+    [
+        (math.nan, "min", "worse"),
+        (math.nan, "max", "worse"),
+        (math.inf, "min", "worse"),
+        (math.inf, "max", "better"),
+    ],
+)
+def test_a_metric_that_is_ruined_is_not_unknown(value: float, mode: Any, verdict: str) -> None:
+    tried = row("int2", value, 100)
+    report = TrialReport((row("baseline", 1.0, 1000), tried), "loss", mode)
+    assert report.verdict(tried) == verdict
+    missing = TrialRow("int2", {}, 100, 0.1, "ValueError: x")
+    assert report.verdict(missing) == ""

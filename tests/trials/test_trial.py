@@ -2,6 +2,7 @@
 
 import copy
 import math
+import os
 import random
 import subprocess
 import sys
@@ -310,7 +311,7 @@ def test_what_compresses_nothing_is_never_reported_as_done() -> None:
     for row in report.rows[1:]:
         assert "leaves every weight as it is" in row.error
         assert row.metrics == {}
-    assert {row.packed_bytes for row in report.rows} == {4 * 24 + 8}
+    assert [row.packed_bytes for row in report.rows] == [4 * 24 + 8, 0, 0]
 
 
 @pytest.mark.parametrize(
@@ -458,7 +459,7 @@ def test_the_errors_of_each_weight_are_in_the_report() -> None:
 
 
 MEMORY = """
-import ctypes
+import ctypes, sys
 from pathlib import Path
 import torch
 from torch import nn
@@ -469,15 +470,16 @@ def status(field):
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
 
 torch.set_num_threads(2)
-model = nn.Sequential(*[nn.Linear(2048, 2048, bias=False) for _ in range(8)])
-pruned = {"method": ("magnitude", "wanda"), "scope": ("global", "layer")}
+model = nn.Sequential(*[nn.Linear(2048, 2048, bias=False) for _ in range(4)])
 
 def tried(model, inputs):
     def evaluate(model):
         with torch.no_grad():
             return {"loss": float(model(inputs).mean())}
-    try_quantization(model, evaluate, bits=(4,), granularity=("channel", "tensor", "group"))
-    try_pruning(model, evaluate, amounts=(0.5, "2:4"), **pruned)
+    if sys.argv[1] == "quantization":
+        try_quantization(model, evaluate, bits=(4,), granularity=("channel", "tensor", "group"))
+    else:
+        try_pruning(model, evaluate, amounts=(0.5, "2:4"), method=("magnitude", "wanda"))
 
 tried(nn.Linear(600, 600), torch.ones(1, 600))  # what is loaded on first use
 ctypes.CDLL("libc.so.6").malloc_trim(0)
@@ -486,12 +488,15 @@ Path("/proc/self/clear_refs").write_text("5")
 tried(model, torch.ones(1, 2048))
 print(status("VmHWM") - status("VmRSS") + status("RssAnon") - before)
 """
+# Else what is given back stays in the heap of the process, for as long as anything lies behind it.
+OWN_PAGES = {"MALLOC_MMAP_THRESHOLD_": str(2**20)}
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="Linux tells the peak")
-def test_a_fifth_more_memory_is_taken_at_most_than_the_touched_weights_have() -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", MEMORY], capture_output=True, text=True, check=True
-    )
-    touched = 8 * 2048 * 2048 * 4
+@pytest.mark.parametrize("kind", ["quantization", "pruning"])
+def test_a_fifth_more_memory_is_taken_at_most_than_the_touched_weights_have(kind: str) -> None:
+    command = [sys.executable, "-c", MEMORY, kind]
+    environment = {**os.environ, **OWN_PAGES}
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    touched = 4 * 2048 * 2048 * 4
     assert 0.9 * touched < float(done.stdout) < 1.2 * touched
