@@ -89,8 +89,9 @@ def run_trials(
         steps = _steps(compressions(Given(norms, tied_weights(model))), targets, bench.per_layer)
         rows: list[TrialRow] = []
         stopped, interrupted = "", None
-        if baseline.error or not monitor:
-            stopped = baseline.error or "there is no metric to compare by"
+        if not bench.ranks.all_agree(bool(monitor) and not baseline.error):
+            here = monitor and "there is no metric to compare by in another process"
+            stopped = baseline.error or here or "there is no metric to compare by"
         else:
             plan = runner.planned(steps, baseline)
             bench.watcher.planned(plan)
