@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from lightning_weightwatch import (
     SpectralMonitor,
     WeightHistogram,
 )
+from lightning_weightwatch.callbacks import publish
 from tests.callbacks.fits import Perceptron, train_loader, trainer, val_loader, weight_norm
 
 EPOCHS, STEPS = 3, [5, 11, 17]
@@ -92,8 +94,16 @@ class Logged:
         return []
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _unhurried() -> Iterator[None]:
+    """However busy the machine is, no figure is left out for the time it takes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(publish, "FIGURE_SECONDS", 1e6)
+        yield
+
+
 @pytest.fixture(scope="module")
-def logged(tmp_path_factory: pytest.TempPathFactory) -> Logged:
+def logged(_unhurried: None, tmp_path_factory: pytest.TempPathFactory) -> Logged:
     return Logged(tmp_path_factory.mktemp("logged"))
 
 
