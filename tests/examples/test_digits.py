@@ -4,6 +4,7 @@ import io
 import logging
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -338,9 +339,9 @@ def test_40_percent_of_the_labels_to_fit_are_wrong_and_none_to_test_on() -> None
 
 
 def test_a_second_demo_replaces_the_first_and_writes_plain_text_to_a_pipe(
-    tmp_path: Path,
+    demo: Demo, tmp_path: Path
 ) -> None:
-    tell(tmp_path / "lightning_logs", "--epochs", "1")
+    shutil.copytree(demo.folder, tmp_path / "lightning_logs")
     environment = {**os.environ, "PYTHONPATH": str(SCRIPT.parents[1])}
     environment.pop("COLUMNS", None)
     done = subprocess.run(

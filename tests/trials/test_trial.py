@@ -6,9 +6,9 @@ import os
 import random
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Literal
 
 import numpy as np
@@ -19,6 +19,7 @@ from torch.nn.utils import prune
 
 from lightning_weightwatch.model.weights import Weight
 from lightning_weightwatch.report import Skipped
+from lightning_weightwatch.trials import trial
 from lightning_weightwatch.trials.bench import Bench, Watcher
 from lightning_weightwatch.trials.compression import CompressedLayer, Compression
 from lightning_weightwatch.trials.evaluation import Evaluate
@@ -367,16 +368,21 @@ def test_it_ends_early_with_what_it_has(most: int, names: list[str]) -> None:
     assert digest(model) == before
 
 
-def test_no_evaluation_begins_that_would_end_after_the_time() -> None:
+def test_no_evaluation_begins_that_would_end_after_the_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = 0.0
+
     def slow(model: nn.Module) -> dict[str, float]:
-        time.sleep(0.2)
+        nonlocal now
+        now += 0.2
         return {"loss": 1.0}
 
-    started = time.perf_counter()
+    monkeypatch.setattr(trial, "time", SimpleNamespace(perf_counter=lambda: now))
     grid = [Quantization(bits) for bits in (8, 7, 6, 5, 4, 3)]
     report = tried(net(), grid, slow, limits=Limits(max_seconds=0.75))
-    assert time.perf_counter() - started < 1.2
-    assert 2 <= len(report.rows) <= 4
+    assert [row.name for row in report.rows] == ["baseline", "int8", "int7"]
+    assert now == pytest.approx(0.6), "a fourth evaluation would end at 0.8"
     assert report.stopped == "max_seconds=0.75"
 
 
