@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from lightning_weightwatch.callbacks.quantization import QuantizationTrial
     from lightning_weightwatch.callbacks.spectral import SpectralMonitor
     from lightning_weightwatch.callbacks.weights import WeightHistogram
+    from lightning_weightwatch.losses.diagnosis import diagnose
     from lightning_weightwatch.spectral.analysis import analyze
     from lightning_weightwatch.spectral.power_law import fit_power_law
     from lightning_weightwatch.trials.quantized_model import quantize
@@ -27,6 +28,7 @@ __all__ = [
     "WeightHistogram",
     "analyze",
     "describe_weights",
+    "diagnose",
     "fit_power_law",
     "quantize",
     "try_pruning",
@@ -42,6 +44,7 @@ _HOME = {
     "WeightHistogram": "callbacks.weights",
     "analyze": "spectral.analysis",
     "describe_weights": "weights.description",
+    "diagnose": "losses.diagnosis",
     "fit_power_law": "spectral.power_law",
     "quantize": "trials.quantized_model",
     "try_pruning": "trials.trying",

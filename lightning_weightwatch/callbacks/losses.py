@@ -19,7 +19,8 @@ from lightning_weightwatch.callbacks.keys import own_keys
 from lightning_weightwatch.callbacks.monitor import EpochMonitor
 from lightning_weightwatch.callbacks.monitored import Mode, checked_monitor, choose_monitor
 from lightning_weightwatch.callbacks.validation import can_evaluate, evaluate_isolated
-from lightning_weightwatch.losses.diagnosis import LossReport, diagnose
+from lightning_weightwatch.losses.growing import GrowingCurves
+from lightning_weightwatch.losses.report import LossReport
 from lightning_weightwatch.report import Report, Skipped
 from lightning_weightwatch.views.diagnosis import diagnosis_sentences
 from lightning_weightwatch.views.loss_curve import loss_figure
@@ -41,17 +42,24 @@ class OverfittingMonitor(EpochMonitor):
     | `weightwatch/val_loss_rise` | share by which it is worse than its best: 0.04 is 4 % (alarm) |
     | `weightwatch/loss_gap`      | validation minus training loss; absent for `mode="max"`       |
     | `weightwatch/overfit_alarm` | 1 while the model overfits, by the rule below, else 0 (alarm) |
+    | `weightwatch/prechelt_gl`   | Prechelt's generalization loss GL: the rise in percent (alarm)|
+    | `weightwatch/prechelt_pq`   | GL by the progress of training in five validations (alarm)    |
+    | `weightwatch/prechelt_up`   | strips of five validations in a row that ended worse (alarm)  |
 
-    From the third validation on a model overfits while the metric is more than 4 % worse than
-    its best, and the training loss fell since that.
+    The alarm goes by the running median of the metric, over the square root of the number of
+    validations so far (three at least): it is 1 while that is more than 5 % above its own best,
+    which is as many validations ago, and the median training loss fell since.
+
+    The verdict at the end goes by single values: from the third validation on a model overfits
+    when the metric is more than 4 % worse than its best, by more than its noise, and the training
+    loss fell since that. GL, PQ and UP are those of Prechelt, "Early stopping - but when?" (1998).
 
     In TensorBoard one chart, `weightwatch/loss`, has both losses (for `mode="min"`): the runs
     `train` and `val` below that of the logger. At the end of training also the figure
     `weightwatch/loss_curve` and the text `weightwatch/diagnosis`, which the terminal shows too;
     `weightwatch/seconds_losses` is what the bookkeeping took.
 
-    The alarm goes by single values: on a small validation set it will be early at times. It stops
-    nothing by itself. To stop on it, write
+    The alarm stops nothing by itself. To stop on it, write
     `EarlyStopping(monitor="weightwatch/overfit_alarm", mode="max", stopping_threshold=0.5,
     patience=1_000_000)`.
 
@@ -87,8 +95,13 @@ class OverfittingMonitor(EpochMonitor):
         "val_loss_rise": "share by which it is worse than its best",
         "loss_gap": "validation minus training loss",
         "overfit_alarm": "1 while the model overfits",
+        "prechelt_gl": "Prechelt's generalization loss GL: the rise in percent",
+        "prechelt_pq": "Prechelt's PQ: GL by the progress of training in five validations",
+        "prechelt_up": "Prechelt's UP: strips of five validations in a row that ended worse",
     }
-    ALARMS = frozenset({"val_loss_rise", "overfit_alarm"})
+    ALARMS = frozenset(
+        {"val_loss_rise", "overfit_alarm", "prechelt_gl", "prechelt_pq", "prechelt_up"}
+    )
     CHARTS: ClassVar[dict[str, str]] = {
         "loss": "mean loss of the epoch: of training in the run `train`, of validation in `val`",
         "loss_curve": "both curves, the best epoch, and where the model overfits",
@@ -126,6 +139,7 @@ class OverfittingMonitor(EpochMonitor):
         self._direction: Mode = "min"
         self._silence_named = False
         self._points: list[tuple[int, float, float]] = []
+        self._curves = GrowingCurves()
         self._latest: dict[str, float] = {}
         self._old_metrics: dict[str, Tensor] = {}
 
@@ -192,11 +206,15 @@ class OverfittingMonitor(EpochMonitor):
     def measure(self, trainer: Trainer, pl_module: LightningModule) -> LossReport:
         """Add a point after a validation, and judge the curves."""
         if trainer.validating:
-            self._followed, self._direction = self._choice(trainer)
+            self._followed, direction = self._choice(trainer)
+            if direction != self._direction:
+                self._direction = direction
+                self._draw_anew()
             local = float(trainer.callback_metrics[self._followed or ""])
             mean = trainer.strategy.reduce(scalars_on(trainer, [local]), reduce_op="mean")
             train, value = self._training.value(trainer), float(mean)
             self._points.append((trainer.current_epoch, train, value))
+            self._curves.add(*self._points[-1])
             self._latest = {"train_loss": train, "val_metric": value}
         elif self._measured_at is None and not self.history:
             metrics = evaluate_isolated(trainer).metrics if can_evaluate(trainer) else {}
@@ -204,15 +222,12 @@ class OverfittingMonitor(EpochMonitor):
             self._latest = {"val_metric": metrics[name]} if name else {}
         else:
             self._latest = {"train_loss": self._training.value(trainer)}
-        return self._judged()
+        return self._curves.report()
 
-    def _judged(self) -> LossReport:
-        return diagnose(
-            [train for _, train, _ in self._points],
-            [value for _, _, value in self._points],
-            epochs=[epoch for epoch, _, _ in self._points],
-            mode=self._direction,
-        )
+    def _draw_anew(self) -> None:
+        self._curves = GrowingCurves(self._direction)
+        for point in self._points:
+            self._curves.add(*point)
 
     def scalars(self, report: Report) -> Mapping[str, float]:
         """The two losses beside the summary of the curves."""
@@ -278,5 +293,6 @@ class OverfittingMonitor(EpochMonitor):
             self._training.restore(state["training"])
         self._followed = state.get("followed")
         self._direction = state.get("direction", "min")
+        self._draw_anew()
         if self._points:
-            self.report = self._judged()
+            self.report = self._curves.report()

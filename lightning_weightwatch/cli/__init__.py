@@ -1,1 +1,1 @@
-"""The command line: `lightning-weightwatch analyze` and `describe`."""
+"""The command line: `lightning-weightwatch analyze`, `describe` and `diagnose`."""

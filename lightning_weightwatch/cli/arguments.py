@@ -26,12 +26,27 @@ _DESCRIBE = """\
 List the layers that `analyze` would measure, by name and shape alone. No
 weight is read, so that it takes no time, however large the file.
 """
+_DIAGNOSE = """\
+Say what the learning curves of a run tell: whether it overfits and since when,
+which epoch was the best, and the phases that it went through.
+
+LOG is the folder of a run (lightning_logs/version_0), with metrics.csv or
+events of TensorBoard, or a CSV file of Lightning, Keras or your own.
+"""
+_DIAGNOSE_EXAMPLES = f"""\
+examples:
+  {_NAME} diagnose lightning_logs/version_0
+  {_NAME} diagnose run.csv --monitor val_acc --figure a.png
+  {_NAME} diagnose lightning_logs/version_0 --json - | jq .summary
+"""
 
 
 def command_parser() -> ArgumentParser:
     """The parser; wrong arguments raise `argparse.ArgumentError`."""
     version = getattr(lightning_weightwatch, "__version__", "(not installed)")
-    parser = _parser("What training did to the weights in a file.", version=version)
+    parser = _parser(
+        "What training did to the weights in a file, and how it went.", version=version
+    )
     commands = parser.add_subcommands(
         dest="command", metavar="COMMAND", title="commands", description=None
     )
@@ -39,15 +54,24 @@ def command_parser() -> ArgumentParser:
     _add_file(analyze)
     _add_selection(analyze)
     _add_measurement(analyze)
-    _add_output(analyze)
+    _add_output(analyze, "layer")
     commands.add_subcommand("analyze", analyze, help="the spectra of the layers in a file")
     describe = _parser(_DESCRIBE)
     _add_file(describe)
     _add_selection(describe)
-    _add_output(describe)
+    _add_output(describe, "layer")
     commands.add_subcommand("describe", describe, help="what analyze would measure, by shape alone")
-    for name, command in (("analyze", analyze), ("describe", describe)):
-        command.usage = f"{_NAME} {name} FILE [options]"
+    diagnose = _parser(_DIAGNOSE, epilog=_DIAGNOSE_EXAMPLES)
+    diagnose.add_argument("log", type=str, metavar="LOG", help="the folder or CSV file of the run")
+    _add_curves(diagnose)
+    _add_pages(_add_output(diagnose, "validation"))
+    commands.add_subcommand("diagnose", diagnose, help="what the learning curves of a run tell")
+    for usage, command in (
+        ("analyze FILE", analyze),
+        ("describe FILE", describe),
+        ("diagnose LOG", diagnose),
+    ):
+        command.usage = f"{_NAME} {usage} [options]"
     return parser
 
 
@@ -143,13 +167,46 @@ def _add_measurement(parser: ArgumentParser) -> None:
     )
 
 
-def _add_output(parser: ArgumentParser) -> None:
+def _add_curves(parser: ArgumentParser) -> None:
+    group = parser.add_argument_group("which curves")
+    group.add_argument(
+        "--monitor",
+        type=str,
+        metavar="NAME",
+        help="the validation metric (default: val_loss, or another usual name)",
+    )
+    group.add_argument(
+        "--train",
+        type=str,
+        metavar="NAME",
+        help="the training loss (default: weightwatch/train_loss, train_loss_epoch, train_loss,"
+        " or another usual name)",
+    )
+    group.add_argument(
+        "--mode",
+        choices=["min", "max"],
+        help="whether the metric is to fall or to rise (default: min; max for accuracies and"
+        " others that are known by their names)",
+    )
+
+
+def _add_output(parser: ArgumentParser, row: str) -> Any:
     group = parser.add_argument_group("where the numbers go, besides the table")
     group.add_argument(
         "--json", type=str, metavar="F", help="all of them as JSON to the file F; - for stdout"
     )
     group.add_argument(
-        "--csv", type=str, metavar="F", help="a row for each layer to the file F; - for stdout"
+        "--csv", type=str, metavar="F", help=f"a row for each {row} to the file F; - for stdout"
+    )
+    return group
+
+
+def _add_pages(group: Any) -> None:
+    group.add_argument(
+        "--markdown", type=str, metavar="F", help="the text as Markdown to the file F; - for stdout"
+    )
+    group.add_argument(
+        "--figure", type=str, metavar="F", help="the curves as a picture: .png, .svg or .pdf"
     )
 
 

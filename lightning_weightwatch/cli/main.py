@@ -38,7 +38,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(argv: Sequence[str] | None) -> None:
     options = command_parser().parse_args(argv)
-    # Only now: --help, --version and a typing error need not wait for torch.
+    # Only now: --help, --version and a typing error need not wait for torch, nor does a diagnosis.
+    if options.command == "diagnose":
+        from lightning_weightwatch.cli import losses
+
+        losses.run_diagnose(options.diagnose)
+        return
     from lightning_weightwatch.cli import spectra
 
     commands = {"analyze": spectra.run_analyze, "describe": spectra.run_describe}
@@ -57,6 +62,8 @@ def _in_words(error: ArgumentError) -> str:
     message = " ".join(str(error).split()).rstrip(".")
     if re.search(r"\b\w+\.file\b.* required|required: \w+\.file$", message):
         message = "the following arguments are required: FILE, before any --layers"
+    if re.search(r"\b\w+\.log\b.* required|required: \w+\.log$", message):
+        message = "the following arguments are required: LOG"
     if message.startswith('expected "command"'):
         message = "the following arguments are required: COMMAND"
     return f"{message}."

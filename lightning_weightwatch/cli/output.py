@@ -5,7 +5,7 @@ import os
 import secrets
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from rich.console import Console, RenderableType
@@ -54,17 +54,40 @@ def _check(target: Path, source: Path) -> None:
         draft.unlink()
 
 
-def write(target: str, text: str) -> None:
-    """Write a text in UTF-8, whole or not at all; a file that was there is replaced.
+def publish(
+    contents: Iterable[tuple[str | None, Callable[[], str | bytes]]],
+    view: Callable[[int | None], RenderableType],
+) -> None:
+    """Write the files that were asked for, and show the view; a file that fails does not cost it.
+
+    Args:
+        contents: The file, or None where it was not asked for, and what makes its content.
+        view: As `show` takes it; where stdout is one of the files, it is not shown.
+
+    Raises:
+        Refusal: If a file cannot be written.
+    """
+    asked = [(target, content) for target, content in contents if target is not None]
+    try:
+        for target, content in asked:
+            write(target, content())
+    finally:
+        if all(target != STDOUT for target, _ in asked):
+            show(view)
+
+
+def write(target: str, content: str | bytes) -> None:
+    """Write a text in UTF-8, or bytes, whole or not at all; a file that was there is replaced.
 
     Raises:
         Refusal: If it cannot be written.
     """
+    encoded = content.encode("utf-8") if isinstance(content, str) else content
     if target == STDOUT:
-        to_stdout(text)
+        to_stdout(encoded)
         return
     try:
-        _write(Path(target), text.encode("utf-8"))
+        _write(Path(target), encoded)
     except OSError as error:
         raise Refusal(f"{target}: cannot be written ({_reason(error)})") from error
 
@@ -97,8 +120,8 @@ def _reason(error: OSError | ValueError) -> str:
     return getattr(error, "strerror", None) or str(error)
 
 
-def to_stdout(text: str) -> None:
-    """Write to stdout in UTF-8, whatever its encoding is.
+def to_stdout(content: bytes) -> None:
+    """Write to stdout, whatever its encoding is.
 
     Raises:
         BrokenPipeError: If nobody reads it any more.
@@ -106,7 +129,7 @@ def to_stdout(text: str) -> None:
     """
     try:
         sys.stdout.flush()
-        sys.stdout.buffer.write(text.encode("utf-8"))
+        sys.stdout.buffer.write(content)
         sys.stdout.buffer.flush()
     except OSError as error:
         _discard_stdout()
@@ -138,4 +161,5 @@ def show(view: Callable[[int | None], RenderableType]) -> None:
         legacy_windows=False,
     )
     console.print(view(None if piped else console.width))
-    to_stdout("\n".join(line.rstrip() for line in text.getvalue().split("\n")))
+    lines = (line.rstrip() for line in text.getvalue().split("\n"))
+    to_stdout("\n".join(lines).encode("utf-8"))

@@ -1,6 +1,5 @@
 """`analyze` and `describe`: the spectra, or the shapes, of the layers in a file."""
 
-import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,7 +12,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from torch import nn
 
 from lightning_weightwatch.cli.interrupt import ends_at_once
-from lightning_weightwatch.cli.output import STDOUT, check_targets, show, write
+from lightning_weightwatch.cli.output import check_targets, publish
 from lightning_weightwatch.cli.refusal import Refusal
 from lightning_weightwatch.files.checkpoint import BadFile
 from lightning_weightwatch.report import Report
@@ -130,15 +129,10 @@ def _progress() -> Iterator[Callable[[float], None]]:
 def _publish(
     options: Namespace, report: Report, view: Callable[[int | None], RenderableType]
 ) -> None:
-    """Write the files that were asked for, and the table; a file that fails costs no table."""
-    texts: dict[str, Callable[[], str]] = {
-        "json": lambda: json_text(report, os.fspath(options.file), _arguments(options)),
-        "csv": lambda: csv_text(report.records()),
-    }
-    try:
-        for option, text in texts.items():
-            if options[option] is not None:
-                write(options[option], text())
-    finally:
-        if STDOUT not in (options.json, options.csv):
-            show(view)
+    publish(
+        [
+            (options.json, lambda: json_text(report, options.file, _arguments(options))),
+            (options.csv, lambda: csv_text(report.records())),
+        ],
+        view,
+    )

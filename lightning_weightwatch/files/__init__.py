@@ -1,1 +1,1 @@
-"""Files of weights: what they are, what is in them, and their tensors one at a time."""
+"""Files of weights, and logs of runs: what they are and what is in them."""

@@ -6,16 +6,16 @@ import os
 import stat
 from pathlib import Path
 
-from lightning_weightwatch.files.pickles import open_pickle
-from lightning_weightwatch.files.printable import in_one_line
-from lightning_weightwatch.files.safetensors import open_safetensors
-from lightning_weightwatch.files.weight_file import (
+from lightning_weightwatch.files.bad_file import (
     BadFile,
     MissingFile,
-    TensorInfo,
-    WeightFile,
     as_path,
+    check_regular,
+    reading,
 )
+from lightning_weightwatch.files.pickles import open_pickle
+from lightning_weightwatch.files.safetensors import open_safetensors
+from lightning_weightwatch.files.weight_file import TensorInfo, WeightFile
 
 __all__ = ["BadFile", "MissingFile", "TensorInfo", "WeightFile", "open_weights"]
 
@@ -87,26 +87,16 @@ def _head(file: Path) -> bytes:
     Raises:
         BadFile: If there is no such file, or it cannot be read.
     """
-    try:
+    with reading(file):
         mode = file.stat().st_mode
         if stat.S_ISDIR(mode):
             raise BadFile(
                 f"{file}: a folder. If it is a sharded checkpoint (FSDP, DeepSpeed), consolidate "
                 "it into one file; otherwise give a file in it."
             )
-        if not stat.S_ISREG(mode):  # reading a pipe or a device could wait for ever
-            raise BadFile(f"{file}: a pipe or a device, not a regular file. {_EXPECTED}")
+        check_regular(file, mode, _EXPECTED)
         with file.open("rb") as opened:
             return opened.read(_TAR_MARK.stop)
-    except FileNotFoundError as error:
-        raise MissingFile(f"{file}: no such file. Look for a typing error in the path.") from error
-    except BadFile:
-        raise
-    except (OSError, ValueError) as error:  # ValueError: a path that holds a null byte
-        reason = getattr(error, "strerror", None) or in_one_line(error)
-        raise BadFile(
-            f"{file}: cannot be opened ({reason}). Check the path and its permissions."
-        ) from error
 
 
 def _likeness(head: bytes) -> str:

@@ -11,9 +11,10 @@ from typing import Any
 
 import torch
 
+from lightning_weightwatch.files.bad_file import BadFile
 from lightning_weightwatch.files.printable import in_one_line, quoted
 from lightning_weightwatch.files.state_dict import contents, find_weights, held
-from lightning_weightwatch.files.weight_file import BadFile, WeightFile
+from lightning_weightwatch.files.weight_file import WeightFile
 
 _TRUST = (
     "If you trust where the file comes from, open it with --trust (trust=True), which lets the "

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lightning_weightwatch.files.bad_file import BadFile
 from lightning_weightwatch.files.printable import in_one_line
-from lightning_weightwatch.files.weight_file import BadFile, TensorInfo, WeightFile
+from lightning_weightwatch.files.weight_file import TensorInfo, WeightFile
 
 # F4, F6_E2M3 and F6_E3M2 are missing on purpose: values of less than a byte, packed, with which
 # torch cannot compute even where it has a name for them.

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lightning_weightwatch.files.bad_file import BadFile
 from lightning_weightwatch.files.printable import quoted
-from lightning_weightwatch.files.weight_file import BadFile, TensorInfo, WeightFile
+from lightning_weightwatch.files.weight_file import TensorInfo, WeightFile
 from lightning_weightwatch.report import Skipped
 
 # The keys under which programs save weights beside other things, the surest first. Averaged copies

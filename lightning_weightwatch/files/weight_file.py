@@ -1,8 +1,7 @@
-"""An open file of weights, whatever its format, and the one error of a file that cannot be read."""
+"""An open file of weights, whatever its format."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,24 +10,9 @@ from types import TracebackType
 import torch
 from torch import Tensor
 
+from lightning_weightwatch.files.bad_file import BadFile
 from lightning_weightwatch.files.printable import in_one_line, printable, quoted
 from lightning_weightwatch.report import Skipped
-
-
-class BadFile(ValueError):
-    """A file that cannot be read.
-
-    Its message is one printable line: what was given, why it cannot be read, what to do. Paths and
-    names out of a hostile file can hold line feeds and terminal codes: they are escaped here, where
-    no message can miss it.
-    """
-
-    def __init__(self, message: str) -> None:
-        super().__init__(printable(message))
-
-
-class MissingFile(BadFile, FileNotFoundError):
-    """There is no such file."""
 
 
 @dataclass(frozen=True)
@@ -142,8 +126,3 @@ class WeightFile:
             f"{self.path}: the tensor {quoted(name)} cannot be read: {reason}. "
             "Leave it out; the file's other tensors can be read."
         )
-
-
-def as_path(path: str | os.PathLike[str]) -> Path:
-    """The path as given, bytes included."""
-    return Path(os.fsdecode(path))

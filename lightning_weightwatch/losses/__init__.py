@@ -1,1 +1,1 @@
-"""Learning curves: is it overfitting, and since when."""
+"""Learning curves: is it overfitting, since when, which checkpoint, what next."""

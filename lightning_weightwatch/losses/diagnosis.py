@@ -1,173 +1,107 @@
-"""The verdict on a pair of learning curves, by a rule that fits in a line."""
+"""A pair of learning curves, as people have them, becomes a report."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from typing import SupportsFloat
 
+from lightning_weightwatch.losses.growing import GrowingCurves
+from lightning_weightwatch.losses.report import LossReport, Mode
 from lightning_weightwatch.report import Skipped
 
-Mode = Literal["min", "max"]
-Severity = Literal["none", "mild", "moderate", "severe", "unknown"]
-
-#: Overfitting: the last validation value is worse than the best by more than this share of it...
-OVERFIT_RISE = 0.04
-#: ...and severe above this. Between 1 % and 4 % the rise is mild, and no overfitting yet.
-SEVERE_RISE = 0.15
-MILD_RISE = 0.01
-#: With fewer validations there is no verdict.
-MIN_POINTS = 3
-
-
-@dataclass(frozen=True)
-class LossReport:
-    """What two learning curves say. One entry per validation.
-
-    Attributes:
-        train_losses: Mean training loss of the epoch of each validation; NaN where unknown.
-        val_values: The monitored validation metric.
-        epochs: Epoch of each validation, 0-based.
-        mode: `"min"` when the metric is to fall, `"max"` when it is to rise.
-        skipped: Validations left out: their metric was NaN or infinite.
-    """
-
-    train_losses: tuple[float, ...]
-    val_values: tuple[float, ...]
-    epochs: tuple[int, ...]
-    mode: Mode = "min"
-    skipped: tuple[Skipped, ...] = ()
-
-    @property
-    def best_index(self) -> int | None:
-        """Which validation was the best (the first of equals)."""
-        if not self.val_values:
-            return None
-        return self.val_values.index((min if self.mode == "min" else max)(self.val_values))
-
-    @property
-    def best_epoch(self) -> int | None:
-        """Epoch of the best validation, 0-based."""
-        return None if self.best_index is None else self.epochs[self.best_index]
-
-    @property
-    def best_value(self) -> float:
-        """The metric there; NaN before the first validation."""
-        return math.nan if self.best_index is None else self.val_values[self.best_index]
-
-    @property
-    def epochs_since_best(self) -> int:
-        """Epochs from the best validation to the last."""
-        return 0 if self.best_epoch is None else self.epochs[-1] - self.best_epoch
-
-    @property
-    def rise(self) -> float:
-        """How much worse the last value is than the best, as a share of the best (0.04 is 4 %)."""
-        if not self.val_values:
-            return math.nan
-        worse = self.val_values[-1] - self.best_value
-        if self.mode == "max":
-            worse = -worse
-        # A best value at or near zero gives no scale: the spread of the curve does.
-        scale = max(abs(self.best_value), 1e-3 * (max(self.val_values) - min(self.val_values)))
-        return worse / scale if worse > 0 else 0.0
-
-    @property
-    def gap(self) -> float:
-        """Last validation value minus the training loss of the same epoch; NaN where unknown.
-
-        It means something only where both are the same loss (`mode="min"`).
-        """
-        if not self.val_values or self.mode == "max":
-            return math.nan
-        return self.val_values[-1] - self.train_losses[-1]
-
-    @property
-    def training_fell(self) -> bool:
-        """Whether the training loss fell between the best validation and the last."""
-        if self.best_index is None:
-            return False
-        return self.train_losses[-1] < self.train_losses[self.best_index]
-
-    @property
-    def overfitting(self) -> bool:
-        """The rule: validation worse than its best by more than 4 % while the training loss fell.
-
-        On 40 labelled real-world curves it beats the published classifiers (macro-F1 0.93).
-        """
-        enough = len(self.val_values) >= MIN_POINTS
-        return enough and self.rise > OVERFIT_RISE and self.training_fell
-
-    @property
-    def severity(self) -> Severity:
-        """The rise in a word: moderate above 4 %, severe above 15 %, mild above 1 %."""
-        if self.best_index is None or len(self.val_values) < MIN_POINTS:
-            return "unknown"
-        if math.isnan(self.train_losses[-1]) or math.isnan(self.train_losses[self.best_index]):
-            return "unknown"
-        if not self.training_fell or self.rise <= MILD_RISE:
-            return "none"
-        if self.rise <= OVERFIT_RISE:
-            return "mild"
-        return "moderate" if self.rise <= SEVERE_RISE else "severe"
-
-    def summary(self) -> dict[str, float]:
-        """`val_loss_rise`, `loss_gap` and `overfit_alarm` (0 or 1)."""
-        if not self.val_values:
-            return {}
-        values = {
-            "val_loss_rise": self.rise,
-            "loss_gap": self.gap,
-            "overfit_alarm": float(self.overfitting),
-        }
-        return {key: value for key, value in values.items() if math.isfinite(value)}
-
-    def records(self) -> list[dict[str, Any]]:
-        """A row per validation."""
-        return [
-            {"epoch": epoch, "train_loss": train, "val_value": value}
-            for epoch, train, value in zip(
-                self.epochs, self.train_losses, self.val_values, strict=True
-            )
-        ]
+Values = Iterable[SupportsFloat | None]
 
 
 def diagnose(
-    train_losses: Sequence[float],
-    val_values: Sequence[float],
+    train_losses: Values,
+    val_losses: Values,
     *,
-    epochs: Sequence[int] | None = None,
     mode: Mode = "min",
+    epochs: Sequence[int] | None = None,
+    train_mode: Mode | None = None,
+    learning_rates: Mapping[str, Values] | None = None,
 ) -> LossReport:
-    """Judge a pair of learning curves.
+    """Judge a pair of learning curves: is it overfitting, since when, what next.
+
+    Of one curve that is longer than the other by a single value, the last is left out: the run was
+    cut between the two.
 
     Args:
-        train_losses: One per validation; NaN where unknown.
-        val_values: The monitored metric, one per validation. NaN and infinite ones are left out.
-        epochs: Epoch of each; 0, 1, 2, ... when not given.
-        mode: `"min"` or `"max"`.
+        train_losses: Mean training loss, one per validation; NaN or None where unknown.
+        val_losses: The validation metric, one per validation. NaN and infinite ones are left out.
+        mode: `"min"` if the metric is to fall, `"max"` if it is to rise.
+        epochs: Epoch of each validation, 0-based, never falling; 0, 1, 2, ... when not given.
+        train_mode: The same of the training curve. None: `"min"`; but beside a metric to rise
+            `"max"` where the training curve rose on the whole, as an accuracy does.
+        learning_rates: Those at each validation by name.
+
+    Returns:
+        The report. Its epochs are 0-based.
 
     Raises:
-        ValueError: For sequences of unequal length or another mode.
+        ValueError: For lengths that do not fit together, epochs that fall, or another mode.
+
+    Example:
+        >>> report = diagnose([0.9, 0.5, 0.4, 0.3, 0.2], [0.9, 0.6, 0.5, 0.55, 0.6])
+        >>> report.overfitting, report.severity, report.best_epoch, f"{report.rise:.0%}"
+        (True, 'severe', 2, '20%')
     """
-    epochs = range(len(val_values)) if epochs is None else epochs
-    if not len(train_losses) == len(val_values) == len(epochs):
+    for name, given in (("mode", mode), ("train_mode", train_mode or mode)):
+        if given not in ("min", "max"):
+            raise ValueError(
+                f"{name} must be 'min' (it is to fall) or 'max' (to rise), got {given!r}"
+            )
+    train, val = _numbers(train_losses, "train_losses"), _numbers(val_losses, "val_losses")
+    skipped = []
+    if epochs is None and abs(len(train) - len(val)) == 1:
+        longer = "training loss" if len(train) > len(val) else "validation"
+        common = min(len(train), len(val))
+        train, val = train[:common], val[:common]
+        skipped.append(Skipped(f"epoch {common}", f"a {longer} without its counterpart"))
+    places = list(range(len(val)) if epochs is None else epochs)
+    if not len(train) == len(val) == len(places):
         raise ValueError(
-            f"train_losses, val_values and epochs must have one entry per validation, got "
-            f"{len(train_losses)}, {len(val_values)} and {len(epochs)}"
+            "train_losses, val_losses and epochs must have one entry per validation, got "
+            f"{len(train)}, {len(val)} and {len(places)}"
         )
-    if mode not in ("min", "max"):
-        raise ValueError(f"mode must be 'min' or 'max', got {mode!r}")
-    points = list(zip(epochs, train_losses, val_values, strict=True))
-    kept = [point for point in points if math.isfinite(point[2])]
-    skipped = tuple(
-        Skipped(f"epoch {epoch}", f"the validation metric is {value}")
-        for epoch, _, value in points
-        if not math.isfinite(value)
-    )
-    return LossReport(
-        train_losses=tuple(float(train) for _, train, _ in kept),
-        val_values=tuple(float(value) for _, _, value in kept),
-        epochs=tuple(int(epoch) for epoch, _, _ in kept),
-        mode=mode,
-        skipped=skipped,
-    )
+    _check_epochs(places)
+    rates = {
+        name: _numbers(values, f"learning_rates[{name!r}]")
+        for name, values in (learning_rates or {}).items()
+    }
+    for name, values in rates.items():
+        if len(values) != len(val):
+            raise ValueError(
+                f"learning_rates[{name!r}] must have one entry per validation, {len(val)}, got "
+                f"{len(values)}"
+            )
+    finite = [loss for loss, value in zip(train, val, strict=True) if math.isfinite(value)]
+    curves = GrowingCurves(mode, train_mode or _train_mode(finite, mode))
+    for index, epoch in enumerate(places):
+        now = {name: rate[index] for name, rate in rates.items()}
+        curves.add(int(epoch), train[index], val[index], now)
+    return curves.report(tuple(skipped))
+
+
+def _numbers(values: Values, name: str) -> list[float]:
+    try:
+        return [math.nan if value is None else float(value) for value in values]
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name} must be a sequence of numbers, one per validation") from error
+
+
+def _check_epochs(epochs: Sequence[int]) -> None:
+    for before, epoch in zip([0, *epochs], epochs, strict=False):
+        if epoch != int(epoch) or epoch < before:
+            raise ValueError(
+                f"epochs must be integers from 0 on that never fall, got {epoch!r} after {before!r}"
+            )
+
+
+def _train_mode(train: Sequence[float], mode: Mode) -> Mode:
+    """The way in which a training curve goes while it is trained on."""
+    known = [value for value in train if math.isfinite(value)]
+    half = len(known) // 2
+    if mode == "min" or not half:
+        return "min"
+    return "max" if statistics.median(known[half:]) > statistics.median(known[:half]) else "min"

@@ -2,9 +2,11 @@
 
 import io
 import logging
+import math
 import os
 import re
 import shutil
+import statistics
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -117,6 +119,17 @@ def test_alpha_does_so_with_other_seeds_too(seed: int, tmp_path: Path) -> None:
     check_claims(tell(tmp_path, "--seed", str(seed)))
 
 
+def window(index: int) -> int:
+    return max(3, math.ceil(math.sqrt(index + 1)))
+
+
+def running_medians(curve: list[float]) -> list[float]:
+    return [
+        statistics.median(curve[max(0, index + 1 - window(index)) : index + 1])
+        for index in range(len(curve))
+    ]
+
+
 @pytest.mark.parametrize("labels", BOTH)
 def test_a_row_shows_what_was_logged_and_the_alarms_that_follow(
     demo: Demo, labels: digits.Labels
@@ -129,8 +142,13 @@ def test_a_row_shows_what_was_logged_and_the_alarms_that_follow(
     rows = demo.rows(labels)
     assert len(rows) == 30
     for index, row in enumerate(rows):
-        best = min(range(index + 1), key=val.__getitem__)
-        overfitting = index >= 2 and val[index] > 1.04 * val[best] and train[index] < train[best]
+        medians, trained = running_medians(val[: index + 1]), running_medians(train[: index + 1])
+        best = min(range(index + 1), key=medians.__getitem__)
+        overfitting = (
+            index - best >= window(index)
+            and medians[index] > 1.05 * medians[best]
+            and trained[index] < trained[best]
+        )
         printed = [float(number) for number in row.split()[:6]]
         logged = [index + 1, train[index], val[index], accuracies[index]]
         assert printed == pytest.approx([*logged, first[index], second[index]], abs=0.00501)

@@ -9,7 +9,8 @@ from typing import Any, Literal
 import pytest
 from sklearn.metrics import f1_score
 
-from lightning_weightwatch.losses.diagnosis import LossReport, diagnose
+from lightning_weightwatch.losses.diagnosis import diagnose
+from lightning_weightwatch.losses.report import LossReport
 from lightning_weightwatch.report import Skipped
 
 NAN, INF = math.nan, math.inf
@@ -101,7 +102,9 @@ def test_severity_is_the_rise_in_a_word(
         ([1.0, 0.5, 0.4, 0.3], True),
         ([1.0, 0.5, 0.4, 0.5], False),
         ([1.0, 0.5, 0.6, 0.7], False),
-        ([1.0, 0.5, 0.4, NAN], False),
+        # A run that was cut before it logged its last one is judged by those that are known.
+        ([1.0, 0.5, 0.4, NAN], True),
+        ([1.0, 0.5, NAN, NAN], False),
         ([NAN, 0.5, NAN, 0.4], True),
     ],
 )
@@ -119,7 +122,7 @@ def test_a_rise_is_overfitting_only_while_the_training_loss_falls(
         ([], []),
         ([1.0], [1.0]),
         ([1.0, 0.5], [1.0, 2.0]),
-        ([1.0, 0.5, NAN], [1.0, 2.0, 3.0]),
+        ([1.0, NAN, NAN], [1.0, 2.0, 3.0]),
         ([NAN] * 5, [1.0, 2.0, 3.0, 4.0, 5.0]),
         # At the best epoch nothing is known of the training loss, so nobody saw it fall or not.
         ([NAN, 0.5, 0.4], [1.0, 1.2, 1.5]),
@@ -208,9 +211,13 @@ def test_the_gap_compares_the_losses_of_the_last_epoch() -> None:
 
 def test_the_alarm_rests_at_zero_and_goes_to_one() -> None:
     calm = diagnose(falling(4), falling(4)).summary()
-    assert calm == {"val_loss_rise": 0.0, "loss_gap": 0.0, "overfit_alarm": 0.0}
+    alarms = ("val_loss_rise", "loss_gap", "overfit_alarm", "prechelt_gl", "prechelt_up")
+    assert calm == dict.fromkeys(alarms, 0.0)
     alarmed = diagnose([1.0, 0.5, 0.25], [1.0, 0.5, 0.75]).summary()
-    assert alarmed == {"val_loss_rise": 0.5, "loss_gap": 0.5, "overfit_alarm": 1.0}
+    assert alarmed["val_loss_rise"] == alarmed["loss_gap"] == 0.5
+    assert alarmed["overfit_alarm"] == 0  # three validations: the median has nothing behind it
+    val = [1.0, 0.5, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]
+    assert diagnose(falling(8), val).summary()["overfit_alarm"] == 1
 
 
 @pytest.mark.parametrize("train", [[NAN] * 3, [INF, 1.0, 0.5], [1.0, 0.5, INF]])
@@ -234,10 +241,25 @@ def test_the_longest_runs_are_judged() -> None:
 
 
 @pytest.mark.parametrize(
+    ("train", "val", "left_out"),
+    [
+        ([1.0, 0.5, 0.2], [1.0, 0.5], "a training loss without its counterpart"),
+        ([1.0, 0.5], [1.0, 0.5, 0.4], "a validation without its counterpart"),
+    ],
+)
+def test_a_run_that_was_cut_between_its_curves_loses_one_value_that_is_named(
+    train: list[float], val: list[float], left_out: str
+) -> None:
+    report = diagnose(train, val)
+    assert (report.train_losses, report.val_values) == ((1.0, 0.5), (1.0, 0.5))
+    assert report.skipped == (Skipped("epoch 2", left_out),)
+
+
+@pytest.mark.parametrize(
     ("train", "val", "epochs", "lengths"),
     [
-        ([1.0], [1.0, 2.0], None, "1, 2 and 2"),
-        ([1.0, 2.0], [1.0], None, "2, 1 and 1"),
+        ([1.0], [1.0, 2.0, 3.0], None, "1, 3 and 3"),
+        ([1.0, 2.0, 3.0], [1.0], None, "3, 1 and 1"),
         ([1.0, 2.0], [1.0, 2.0], [0], "2, 2 and 1"),
     ],
 )
@@ -249,7 +271,7 @@ def test_unequal_lengths_are_refused(
 
 
 def test_another_mode_is_refused() -> None:
-    with pytest.raises(ValueError, match="mode must be 'min' or 'max', got 'minimum'"):
+    with pytest.raises(ValueError, match=r"mode must be 'min' .* or 'max' .*, got 'minimum'"):
         diagnose([1.0], [1.0], mode="minimum")  # type: ignore[arg-type]
 
 
@@ -257,4 +279,5 @@ def test_a_report_cannot_be_changed() -> None:
     report = diagnose([1.0], [1.0])
     with pytest.raises(AttributeError, match="cannot assign to field 'mode'"):
         report.mode = "max"  # type: ignore[misc]
-    assert report == LossReport((1.0,), (1.0,), (0,))
+    assert isinstance(report, LossReport)
+    assert (report.train_losses, report.val_values, report.epochs) == ((1.0,), (1.0,), (0,))

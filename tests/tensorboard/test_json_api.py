@@ -88,6 +88,8 @@ def test_every_curve_has_every_epoch(run: str, served: Steps) -> None:
     epochs = epochs_of(served, run)
     for tag, steps in ours(served[run]["scalars"]).items():
         expected = epochs[-1:] if ONLY_AT_THE_END.search(tag) else epochs
+        if tag.endswith("prechelt_pq"):  # a strip of five validations comes first
+            expected = epochs[4:]
         assert [step for step in steps if step] == expected, tag
 
 

@@ -7,9 +7,10 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from lightning_weightwatch.losses.diagnosis import LossReport, diagnose
+from lightning_weightwatch.losses.diagnosis import diagnose
+from lightning_weightwatch.losses.report import LossReport
 from lightning_weightwatch.views.loss_curve import loss_figure
-from lightning_weightwatch.views.png import BLACK, BLUE, ORANGE, VERMILION, pixels
+from lightning_weightwatch.views.png import BLACK, BLUE, GREY, ORANGE, VERMILION, pixels
 from tests.views.pictures import assert_legible, seen, shown_texts
 
 NAN = math.nan
@@ -91,9 +92,10 @@ def test_a_black_star_stands_at_the_best(case: str) -> None:
     report = CASES[case]
     figure = loss_figure(report, "val_loss")
     image = pixels(figure)
-    assert report.best_epoch is not None
+    assert report.best_index is not None
     (axes,) = figure.axes
-    x, y = axes.transData.transform((report.best_epoch + 1, report.best_value))
+    place = report.positions[report.best_index]
+    x, y = axes.transData.transform((place, report.best_value))
     around = image[
         len(image) - round(y) - 2 : len(image) - round(y) + 3, round(x) - 2 : round(x) + 3
     ]
@@ -197,3 +199,61 @@ def test_the_same_report_gives_the_same_pixels() -> None:
 @pytest.mark.parametrize("case", [case for case in CASES if case != "nearly constant"])
 def test_the_texts_do_not_touch(case: str) -> None:
     assert_legible(loss_figure(CASES[case], "val_loss"))
+
+
+def with_a_knee(worse: float) -> LossReport:
+    """Fifteen epochs: rapid until the fourth, best in the tenth, then worse by this share."""
+    train = [0.1159, 0.098, 0.086, 0.079, 0.0755, 0.073, 0.0708, 0.0685, 0.0665, 0.065]
+    train += [0.0648, 0.0646, 0.0645, 0.0643, 0.0642]
+    val = [1.1 * loss for loss in train[:10]]
+    return diagnose(train, val + [val[-1] * (1 + worse * i / 5) for i in range(1, 6)])
+
+
+@pytest.mark.parametrize(
+    ("worse", "labels"),
+    [
+        (0.0, {"rapid", "slower", "plateau"}),
+        (0.02, {"rapid", "slower", "mild rise"}),
+        (0.2, {"rapid", "slower", "overfitting"}),
+    ],
+)
+def test_each_phase_has_its_name_above_its_stretch(worse: float, labels: set[str]) -> None:
+    report = with_a_knee(worse)
+    figure = loss_figure(report, "val_loss")
+    assert_legible(figure)
+    (axes,) = figure.axes
+    shown = {text.get_text(): text for text in axes.texts}
+    assert set(shown) == labels == {phase.label for phase in report.phases}
+    for phase in report.phases:
+        box = shown[phase.label].get_window_extent()
+        middle = axes.transData.inverted().transform(((box.x0 + box.x1) / 2, 0))[0]
+        start, end = report.positions[max(phase.first - 1, 0)], report.positions[phase.last]
+        assert middle == pytest.approx((start + end) / 2, abs=0.05)
+        assert box.y0 >= axes.get_window_extent().y1
+
+
+def test_a_mild_rise_is_shaded_grey() -> None:
+    image = pixels(loss_figure(with_a_knee(0.02), "val_loss"))
+    assert seen(image, GREY, alpha=0.15) > 1000
+    assert seen(pixels(loss_figure(with_a_knee(0.2), "val_loss")), GREY, alpha=0.15) < 1000
+
+
+def test_a_dotted_line_stands_at_the_knee() -> None:
+    (axes,) = loss_figure(with_a_knee(0.0), "val_loss").axes
+    (line,) = [line for line in axes.lines if line.get_linestyle() == ":"]
+    assert set(np.asarray(line.get_xdata()).tolist()) == {4.0}
+
+
+def test_the_name_of_a_phase_too_short_for_it_is_left_out() -> None:
+    loss = [0.3 + 0.7 * 0.5**i for i in range(80)]
+    report = diagnose(loss, [value + 0.1 for value in loss])
+    figure = loss_figure(report, "val_loss")
+    assert len(figure.axes[0].texts) < len(report.phases)
+    assert_legible(figure)
+
+
+def test_validations_of_the_same_epoch_stand_side_by_side() -> None:
+    report = CASES["several validations an epoch"]
+    (axes,) = loss_figure(report, "val_loss").axes
+    lines = {line.get_color(): np.asarray(line.get_xdata()).tolist() for line in axes.lines}
+    assert lines[VERMILION] == list(report.positions) == [0.5, 1.0, 1.5, 2.0]

@@ -1,0 +1,83 @@
+"""What the learning curves of a run tell, in the terminal."""
+
+import math
+from collections.abc import Sequence
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from lightning_weightwatch.files.curves import Curves
+from lightning_weightwatch.losses.phases import Phase
+from lightning_weightwatch.losses.report import LossReport
+from lightning_weightwatch.views.tables import Column, fitted_table, format_value, one_line
+
+_NAMED = 3
+
+
+def diagnosis_view(
+    report: LossReport,
+    curves: Curves,
+    sentences: Sequence[str],
+    notes: Sequence[str],
+    width: int | None,
+) -> RenderableType:
+    """The verdict, the phases, and where the reading is an approximation.
+
+    Args:
+        report: The verdict on the curves.
+        curves: What was read.
+        sentences: The verdict in words.
+        notes: Of the reading, in sentences.
+        width: Of the terminal; None for no limit.
+    """
+    count, epochs = len(curves.val_values), len(set(curves.epochs))
+    heading = f"{curves.source}: {_counted(count, 'validation')}" + (
+        f" in {_counted(epochs, 'epoch')}" if epochs != count else ""
+    )
+    training = curves.train or "not in the log"
+    parts: list[RenderableType] = [
+        _line(heading, "bold"),
+        _line(f"Validation: {curves.monitor} (mode {report.mode}). Training: {training}."),
+        Text(),
+        *(_line(sentence) for sentence in sentences),
+    ]
+    if report.phases:
+        table, _ = fitted_table(report.phases, _COLUMNS, width)
+        parts += [Text(), table]
+    said = [*notes, *_left_out(curves)]
+    if said:
+        parts += [Text(), *(_line(f"Note: {note}", "dim") for note in said)]
+    return Group(*parts)
+
+
+def _line(text: str, style: str = "") -> Text:
+    return Text(one_line(text), style=style, overflow="fold")
+
+
+def _left_out(curves: Curves) -> list[str]:
+    """The validations that the verdict is not about."""
+    points = zip(curves.epochs, curves.val_values, strict=True)
+    odd = [f"epoch {epoch + 1} ({value})" for epoch, value in points if not math.isfinite(value)]
+    more = f" and {len(odd) - _NAMED} more" if len(odd) > _NAMED else ""
+    return [f"Left out: {', '.join(odd[:_NAMED])}{more}."] if odd else []
+
+
+def _epochs(phase: Phase) -> Text:
+    first, last = phase.first_epoch + 1, phase.last_epoch + 1
+    return Text(str(first) if first == last else f"{first}–{last}")
+
+
+def _way(start: float, end: float) -> Text:
+    return Text(f"{format_value(start)} → {format_value(end)}")
+
+
+_COLUMNS: list[Column[Phase]] = [
+    Column("phase", lambda phase: Text(one_line(phase.label)), 0, left=True),
+    Column("epochs", _epochs, 0),
+    Column("training loss", lambda phase: _way(phase.train_from, phase.train_to), 0),
+    Column("validation", lambda phase: _way(phase.val_from, phase.val_to), 0),
+]
+
+
+def _counted(count: int, word: str) -> str:
+    return f"{count} {word}" if count == 1 else f"{count} {word}s"

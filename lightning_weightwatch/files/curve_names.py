@@ -1,0 +1,126 @@
+"""Which of a log's curves are the validation metric, the training loss and the learning rates."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from lightning_weightwatch.files.bad_file import BadFile
+from lightning_weightwatch.files.printable import quoted
+
+#: What `OverfittingMonitor` logs: the mean over all samples of the epoch, and what it followed.
+OUR_TRAIN_LOSS = "weightwatch/train_loss"
+OUR_MONITOR = "weightwatch/val_metric"
+
+# The likeliest first.
+_MONITORS = (
+    "val_loss", "val/loss", "valid_loss", "valid/loss", "validation_loss", "validation/loss",
+    "val_loss_epoch", "val/loss_epoch", "valid_loss_epoch", "valid/loss_epoch", "eval_loss",
+    "eval/loss",
+)  # fmt: skip
+_TRAINING = (
+    OUR_TRAIN_LOSS, "train_loss_epoch", "train/loss_epoch", "train_loss", "train/loss",
+    "training_loss", "training/loss", "loss_epoch", "loss", "train_loss_step", "train/loss_step",
+    "loss_step",
+)  # fmt: skip
+_LEARNING_RATES = ("lr", "learning_rate")
+_NOT_RATES = ("-momentum", "-weight_decay")  # what LearningRateMonitor may log beside
+_ONE_OF_SEVERAL_LOADERS = "/dataloader_idx_"
+_SHOWN = 24
+
+
+def choose_monitor(source: str, names: Sequence[str], asked: str | None) -> str:
+    """The validation metric.
+
+    Args:
+        source: What messages name.
+        names: Of all curves.
+        asked: The one that is asked for; None for a validation loss of a usual name, else the only
+            curve that begins with `val`, else what `OverfittingMonitor` followed.
+
+    Raises:
+        BadFile: If it is not there, or several could be meant.
+    """
+    if asked is not None:
+        return _asked(source, names, asked, "monitor")
+    found = _first(_MONITORS, names)
+    if found is not None:
+        return found
+    of_validation = [name for name in names if name.lower().startswith("val")]
+    whole = [
+        name
+        for name in of_validation
+        if _ONE_OF_SEVERAL_LOADERS not in name and not name.endswith("_step")
+    ]
+    if len(whole) == 1:
+        return whole[0]
+    if OUR_MONITOR in names:
+        return OUR_MONITOR
+    problem = "several validation metrics" if of_validation else "no validation metric by its name"
+    raise BadFile(
+        f"{source}: has {problem}. Name the one to follow with --monitor (monitor=...): "
+        f"{_listed(of_validation or names)}."
+    )
+
+
+def choose_training(
+    source: str, names: Sequence[str], asked: str | None, monitor: str
+) -> str | None:
+    """The training loss, also where the validation metric is another; None without one.
+
+    Raises:
+        BadFile: If the one that is asked for is not there.
+    """
+    if asked is not None:
+        return _asked(source, names, asked, "train")
+    others = [name for name in names if name != monitor]
+    found = _first(_TRAINING, others)
+    if found is not None:
+        return found
+    losses = [name for name in others if name.lower().startswith("train") and "loss" in name]
+    return losses[0] if len(losses) == 1 else None
+
+
+def is_mean_of_epoch(train: str) -> bool:
+    """Whether a training curve is known by its name to hold means, however often it is logged."""
+    return train == OUR_TRAIN_LOSS or train.endswith("_epoch")
+
+
+def of_single_steps(names: Sequence[str], train: str) -> str | None:
+    """The curve of single steps that Lightning logs beside one of means."""
+    steps = f"{train.removesuffix('_epoch')}_step"
+    return steps if train.endswith("_epoch") and steps in names else None
+
+
+def learning_rates(names: Sequence[str]) -> list[str]:
+    """Those of LearningRateMonitor (`lr-Adam`, ...) and of Keras."""
+    return [
+        name
+        for name in names
+        if (name.startswith("lr-") and not name.endswith(_NOT_RATES))
+        or name.lower() in _LEARNING_RATES
+    ]
+
+
+def _asked(source: str, names: Sequence[str], asked: str, option: str) -> str:
+    if asked in names:
+        return asked
+    raise BadFile(
+        f"{source}: has no {quoted(asked)}. Name one with --{option} ({option}=...): "
+        f"{_listed(names)}."
+    )
+
+
+def _first(wanted: Sequence[str], names: Sequence[str]) -> str | None:
+    there = {name.lower().replace(" ", "_"): name for name in reversed(names)}
+    return next((there[name] for name in wanted if name in there), None)
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Some of the names, those of losses and of training and validation first."""
+
+    def rank(name: str) -> int:
+        return -sum(word in name.lower() for word in ("val", "train", "loss", "acc"))
+
+    shown = sorted(names, key=rank)[:_SHOWN]
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return (", ".join(quoted(name, 60) for name in shown) or "there is none") + more

@@ -1,0 +1,87 @@
+"""A log of scalars, whatever its format: the points of each curve, in the order of training."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+#: What no count of epochs reaches, and a float still counts exactly.
+MAX_EPOCH = 2**53
+
+
+class Point(NamedTuple):
+    """A value of a curve.
+
+    Attributes:
+        position: Its place in training: the step, or in a log without steps the row.
+        epoch: 0-based; None in a log without epochs.
+        value: As logged, NaN and infinite ones included.
+    """
+
+    position: float
+    epoch: int | None
+    value: float
+
+
+@dataclass(frozen=True)
+class Log:
+    """An open log.
+
+    Attributes:
+        source: The file or folder.
+        names: Of its curves, in its order.
+        curve: The points of one of them, by position; raises `BadFile` for what is no number.
+        has_steps: Whether positions are steps.
+        has_epochs: Whether it tells epochs.
+        notes: Where its reading is an approximation, in sentences.
+    """
+
+    source: str
+    names: tuple[str, ...]
+    curve: Callable[[str], list[Point]]
+    has_steps: bool
+    has_epochs: bool
+    notes: tuple[str, ...] = ()
+
+
+def latest(points: Iterable[Point], *, has_steps: bool) -> list[Point]:
+    """The points without those that a resumed run went back behind, and logged anew.
+
+    A point replaces all earlier written ones of its step or a later one, as TensorBoard has it, and
+    all of a later epoch, with those of its own epoch: positions rise, and epochs never fall.
+
+    >>> rerun = [Point(5, 0, 3.0), Point(11, 1, 2.0), Point(17, 2, 9.0), Point(11, 1, 1.0)]
+    >>> [point.value for point in latest(rerun, has_steps=True)]
+    [3.0, 1.0]
+    """
+    kept: list[Point] = []
+    for point in points:
+        while has_steps and kept and kept[-1].position >= point.position:
+            kept.pop()
+        if kept and _epoch(point) < _epoch(kept[-1]):
+            kept = [old for old in kept if _epoch(old) < _epoch(point)]
+        kept.append(point)
+    return kept
+
+
+def _epoch(point: Point) -> int:
+    return 0 if point.epoch is None else point.epoch
+
+
+def epoch_of_step(known: Mapping[float, int]) -> Callable[[float], int | None]:
+    """The epoch of any step, from the steps whose epoch was logged: that of the last one before.
+
+    >>> epoch = epoch_of_step({5: 0, 11: 1})
+    >>> [epoch(step) for step in (0, 5, 8, 11, 40)]
+    [0, 0, 0, 1, 1]
+    """
+    steps: Sequence[float] = sorted(known)
+
+    def epoch(step: float) -> int | None:
+        if not steps:
+            return None
+        return known[steps[max(bisect_right(steps, step) - 1, 0)]]
+
+    return epoch

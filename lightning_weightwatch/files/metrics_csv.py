@@ -1,0 +1,182 @@
+"""A table of metrics in CSV: of Lightning's CSVLogger, of Keras', or exported by hand."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import io
+import math
+from collections import Counter
+from pathlib import Path
+
+from lightning_weightwatch.files.bad_file import BadFile, check_regular, reading
+from lightning_weightwatch.files.logged import MAX_EPOCH, Log, Point, epoch_of_step, latest
+from lightning_weightwatch.files.printable import in_one_line, quoted
+
+_EXPECTED = "Give a CSV file with a header, or the folder of a run."
+_EPOCHS = ("epoch", "epochs")
+_STEPS = ("step", "steps", "global_step", "trainer/global_step", "iteration")
+_ABSENT = {"", "none", "null", "na", "n/a", "<na>", "-"}
+_DELIMITERS = ",;\t|"
+_LARGEST = 2**30
+# The cells of a column that hold something: the row, counted from 0, and the text.
+_Cells = list[tuple[int, str]]
+
+
+def open_csv(file: Path) -> Log:
+    """The curves in a CSV file. Only the columns that are asked for need hold numbers.
+
+    The delimiter may be a comma, semicolon, tab or bar; blank cells, `None` and `NA` are absent,
+    `nan` and `inf` are values. Epochs are taken as counted from 1 where a table without steps
+    begins with epoch 1.
+
+    Raises:
+        BadFile: If it is no such table, or cannot be read.
+    """
+    header, rows, delimiter = _table(file)
+    repeated = {name for name, count in Counter(header).items() if count > 1 and name}
+    cells: dict[str, _Cells] = {name: [] for name in header if name}
+    for number, row in enumerate(rows):
+        for name, text in zip(header, row, strict=False):
+            if name and text.strip().lower() not in _ABSENT:
+                cells[name].append((number, text))
+    column_of = {name.lower(): name for name in reversed(cells)}
+    steps_in = next((column_of[name] for name in _STEPS if name in column_of), None)
+    epochs_in = next((column_of[name] for name in _EPOCHS if name in column_of), None)
+
+    def numbers(name: str) -> dict[int, float]:
+        if name in repeated:
+            raise BadFile(f"{file}: has several columns {quoted(name)}. Rename all but one.")
+        return {
+            number: _number(file, name, number, text, delimiter) for number, text in cells[name]
+        }
+
+    steps = _filled(numbers(steps_in), len(rows)) if steps_in else None
+    notes: list[str] = []
+    epochs: dict[int, int] = {}
+    if epochs_in:
+        epochs = _epochs(file, numbers(epochs_in), notes, from_0=steps is not None)
+    position = steps or [float(number) for number in range(len(rows))]
+    nearest = epoch_of_step({position[number]: epoch for number, epoch in epochs.items()})
+
+    def curve(name: str) -> list[Point]:
+        points = (
+            Point(position[row], epochs.get(row, nearest(position[row])), value)
+            for row, value in numbers(name).items()
+        )
+        return latest(points, has_steps=steps is not None)
+
+    names = tuple(name for name in cells if name not in (steps_in, epochs_in))
+    return Log(str(file), names, curve, steps is not None, bool(epochs), tuple(notes))
+
+
+def _table(file: Path) -> tuple[list[str], list[list[str]], str]:
+    """The header, the rows that hold anything, and the delimiter.
+
+    Raises:
+        BadFile: If it is no table.
+    """
+    text = _text(file)
+    first = text.split("\n", 1)[0]
+    try:
+        delimiter = max(
+            _DELIMITERS, key=lambda mark: len(next(csv.reader([first], delimiter=mark)))
+        )
+        lines = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+        header = [name.strip() for name in next(lines)]
+        rows = [row for row in lines if any(row)]
+    except csv.Error as error:
+        raise BadFile(f"{file}: not a table ({in_one_line(error)}). {_EXPECTED}") from error
+    if not any(header):
+        raise BadFile(f"{file}: its first line names no columns. {_EXPECTED}")
+    if all(_is_number(name) for name in header if name):
+        raise BadFile(f"{file}: its first line holds numbers, not names of columns. {_EXPECTED}")
+    if rows and len(rows[-1]) < len(header) and not text.endswith("\n"):
+        del rows[-1]  # cut short: the run still writes, or died
+    rows = [row for row in rows if [name.strip() for name in row] != header]  # logs put together
+    if not rows:
+        raise BadFile(
+            f"{file}: has a header and no rows. If the run has just begun, wait for its first "
+            "validation."
+        )
+    for number, row in enumerate(rows):
+        if any(row[len(header) :]):
+            raise BadFile(
+                f"{file}: {_named(number)} has {len(row)} cells, the header {len(header)}. "
+                "Mend the row, or quote names and texts that hold the delimiter."
+            )
+    return header, rows, delimiter
+
+
+def _named(row: int) -> str:
+    return f"row {row + 1} below the header"
+
+
+def _text(file: Path) -> str:
+    with reading(file):
+        state = file.stat()
+        check_regular(file, state.st_mode, _EXPECTED)
+        if state.st_size > _LARGEST:
+            raise BadFile(
+                f"{file}: of {state.st_size / 2**30:.1f} GiB, more than any table of metrics. "
+                f"{_EXPECTED}"
+            )
+        content = file.read_bytes()
+    wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    text = content.decode("utf-16" if wide else "utf-8-sig", errors="replace")
+    text = text.rstrip("\0").lstrip("\r\n")  # zeros: left at the end by a machine that went down
+    if not text.strip():
+        raise BadFile(f"{file}: it is empty. {_EXPECTED}")
+    if "\0" in text:
+        raise BadFile(f"{file}: not text, or damaged: it holds null bytes. {_EXPECTED}")
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _epochs(
+    file: Path, found: dict[int, float], notes: list[str], *, from_0: bool
+) -> dict[int, int]:
+    """The 0-based epoch of each row that tells one.
+
+    Raises:
+        BadFile: For what is no count of epochs.
+    """
+    epochs = {row: epoch for row, epoch in found.items() if not math.isnan(epoch)}
+    for row, epoch in epochs.items():
+        if not 0 <= epoch < MAX_EPOCH:
+            raise BadFile(f"{file}: {_named(row)}: {epoch:g} is no epoch. Mend or drop the row.")
+    if any(epoch % 1 for epoch in epochs.values()):
+        notes.append("Epochs are fractions: taken as the passes through the data that were done.")
+        return {row: max(math.ceil(epoch) - 1, 0) for row, epoch in epochs.items()}
+    if not from_0 and min(epochs.values(), default=0) == 1:
+        notes.append("Epochs are taken as counted from 1.")
+        return {row: int(epoch) - 1 for row, epoch in epochs.items()}
+    return {row: int(epoch) for row, epoch in epochs.items()}
+
+
+def _filled(found: dict[int, float], count: int) -> list[float]:
+    """A value for every row: that of the last row before it where it has none."""
+    filled: list[float] = []
+    for row in range(count):
+        value = found.get(row, math.nan)
+        filled.append(value if math.isfinite(value) else filled[-1] if filled else -1.0)
+    return filled
+
+
+def _number(file: Path, name: str, row: int, text: str, delimiter: str) -> float:
+    for form in (text, text.replace(",", ".") if delimiter != "," else text):
+        try:
+            return float(form)
+        except ValueError:
+            continue
+    raise BadFile(
+        f"{file}: {_named(row)}, column {quoted(name)}: {quoted(text, 40)} is no number. "
+        "Mend it, or leave the cell blank."
+    )
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,152 @@
+"""The phases of a training run: rapid, slower, plateau, overfit."""
+
+import math
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lightning_weightwatch.losses.knee import find_knee
+from lightning_weightwatch.losses.noise import noise_of
+
+PhaseName = Literal["rapid", "slower", "steady", "plateau", "overfit", "rise"]
+
+#: On a plateau the validation is no further from its best than this share, or three standard
+#: deviations of its noise if those are more...
+_FLAT_SHARE = 0.01
+_FLAT_NOISE = 3.0
+#: ...for so many validations at least, and for this share of the way to the best.
+_PLATEAU_POINTS = 5
+_PLATEAU_SHARE = 0.2
+#: Fewer validations after the best are no phase of their own, unless they are worse.
+_TAIL_POINTS = 3
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A stretch of the run. From the end of the phase before to its own end: there is no gap.
+
+    Attributes:
+        name: `"rapid"` and `"slower"`, the descent before and after its knee; `"steady"`, a descent
+            without one; `"plateau"`, the validation stays where it is; `"overfit"`, it gets worse
+            while the training loss falls; `"rise"`, it gets worse while the training loss does not
+            fall, or is not known.
+        first: Index of its first validation.
+        last: Index of its last.
+        first_epoch: Epoch of the first, 0-based.
+        last_epoch: Epoch of the last, 0-based.
+        train_from: Training loss at the end of the phase before; NaN where unknown.
+        train_to: Training loss at its own end.
+        val_from: Validation metric at the end of the phase before.
+        val_to: Validation metric at its own end.
+        label: The name as a person would say it: an overfitting of less than 4 % is a mild rise.
+    """
+
+    name: PhaseName
+    first: int
+    last: int
+    first_epoch: int
+    last_epoch: int
+    train_from: float
+    train_to: float
+    val_from: float
+    val_to: float
+    label: str
+
+    def turned(self, train_sign: int, val_sign: int) -> "Phase":
+        """With the losses multiplied by these signs."""
+        return replace(
+            self,
+            train_from=train_sign * self.train_from,
+            train_to=train_sign * self.train_to,
+            val_from=val_sign * self.val_from,
+            val_to=val_sign * self.val_to,
+        )
+
+
+@dataclass(frozen=True)
+class Tail:
+    """What becomes of the run after its best validation, and what to call it."""
+
+    name: PhaseName | None
+    label: str = ""
+
+
+def find_phases(
+    train: NDArray[np.float64],
+    val: NDArray[np.float64],
+    epochs: tuple[int, ...],
+    scale: float,
+    tail: Tail,
+    knee: int | None,
+) -> tuple[Phase, ...]:
+    """Cut a run into its phases.
+
+    Args:
+        train: Training losses, NaN where unknown. Shape [n].
+        val: The validation metric, to fall. Shape [n], finite.
+        epochs: The epoch of each validation.
+        scale: What the shares of `val` are shares of.
+        tail: What comes after the best.
+        knee: Index of the knee of the descent, None for none.
+    """
+    best, last = int(np.argmin(val)), len(val) - 1
+    descent_end = best
+    flat = _plateau_start(val[: best + 1], scale, knee or 0)
+    if flat is not None:
+        descent_end = flat
+    stretches: list[tuple[PhaseName, int, str]] = []  # name, last index, label
+    if descent_end > 0:
+        if knee is not None and knee < descent_end:
+            stretches += [("rapid", knee, "rapid"), ("slower", descent_end, "slower")]
+        else:
+            stretches.append(("steady", descent_end, "steady"))
+    if flat is not None:
+        stretches.append(("plateau", best, "plateau"))
+    after = last - best
+    if tail.name is not None and after:
+        stretches.append((tail.name, last, tail.label))
+    elif after >= _TAIL_POINTS and flat is None:
+        stretches.append(("plateau", last, "plateau"))
+    elif after and stretches:
+        name, _, label = stretches[-1]
+        stretches[-1] = (name, last, label)
+    phases, start = [], 0
+    for name, end, label in stretches:
+        before = max(start - 1, 0)
+        phases.append(
+            Phase(
+                name,
+                start,
+                end,
+                epochs[start],
+                epochs[end],
+                float(train[before]),
+                float(train[end]),
+                float(val[before]),
+                float(val[end]),
+                label,
+            )
+        )
+        start = end + 1
+    return tuple(phases)
+
+
+def _plateau_start(val: NDArray[np.float64], scale: float, knee: int) -> int | None:
+    """The validation from which on the rest of the way to the best, the last, is flat."""
+    best = len(val) - 1
+    noise = noise_of(val)
+    width = max(_FLAT_SHARE * scale, 0.0 if math.isnan(noise) else _FLAT_NOISE * noise)
+    start = max(int(np.argmax(val <= val[best] + width)), knee)
+    long = best - start >= max(_PLATEAU_POINTS, _PLATEAU_SHARE * best)
+    return start if long and start < best else None
+
+
+def knee_of(train: NDArray[np.float64], val: NDArray[np.float64]) -> int | None:
+    """The knee of the training loss up to the best validation; of the validation without one."""
+    known = np.flatnonzero(np.isfinite(train))
+    if len(known) == 0:
+        return find_knee(val)
+    found = find_knee(train[known])
+    return None if found is None else int(known[found])
