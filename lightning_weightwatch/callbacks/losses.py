@@ -13,11 +13,18 @@ from lightning_weightwatch.callbacks._lightning import (
     TrainerFn,
     rank_zero_info,
 )
+from lightning_weightwatch.callbacks.best_copy import BestCopy, write_weights
 from lightning_weightwatch.callbacks.dashboard import Chart, Pin
 from lightning_weightwatch.callbacks.epoch_mean import EpochMean, batch_size, scalars_on
-from lightning_weightwatch.callbacks.keys import own_keys
+from lightning_weightwatch.callbacks.keys import TrainerConfigurationError, own_keys
 from lightning_weightwatch.callbacks.monitor import EpochMonitor
-from lightning_weightwatch.callbacks.monitored import Mode, checked_monitor, choose_monitor
+from lightning_weightwatch.callbacks.monitored import (
+    AVERAGING,
+    Mode,
+    checked_monitor,
+    choose_monitor,
+)
+from lightning_weightwatch.callbacks.trial_files import log_folder
 from lightning_weightwatch.callbacks.validation import can_evaluate, evaluate_isolated
 from lightning_weightwatch.losses.growing import GrowingCurves
 from lightning_weightwatch.losses.report import LossReport
@@ -75,6 +82,11 @@ class OverfittingMonitor(EpochMonitor):
             does: with 2 in the epochs 0, 1, 3, 5, ...
         at_start: Run the validation loop once before training, for the value to start from. It is
             logged and kept in `history`, and is no part of the verdict.
+        save_best: Write the weights of the best epoch, and nothing else, to `best.pt` in the
+            folder `<prefix>` of the log folder, at each new best.
+        restore_best: Put the weights of the best epoch back into the model in `on_fit_end`, after
+            every checkpoint is written. They are kept in memory; of a run that is resumed after its
+            best epoch there are none, which is said.
         verbose: Say the diagnosis in the terminal at the end of training.
         prefix: In place of `weightwatch`.
 
@@ -121,12 +133,16 @@ class OverfittingMonitor(EpochMonitor):
         mode: Mode | None = None,
         every_n_epochs: int = 1,
         at_start: bool = False,
+        save_best: bool = False,
+        restore_best: bool = False,
         verbose: bool = True,
         prefix: str = "weightwatch",
     ) -> None:
         checked_monitor(monitor, mode)
         self.monitor = monitor
         self.mode = mode
+        self.save_best = save_best
+        self.restore_best = restore_best
         self.verbose = verbose
         super().__init__(every_n_epochs=every_n_epochs, at_start=at_start, prefix=prefix)
 
@@ -140,8 +156,28 @@ class OverfittingMonitor(EpochMonitor):
         self._silence_named = False
         self._points: list[tuple[int, float, float]] = []
         self._curves = GrowingCurves()
+        self._copy = BestCopy()
         self._latest: dict[str, float] = {}
         self._old_metrics: dict[str, Tensor] = {}
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Check the combination with the other callbacks.
+
+        Raises:
+            TrainerConfigurationError: If another callback averages weights, which are then not
+                those that were validated.
+        """
+        super().setup(trainer, pl_module, stage)
+        asked = [name for name in ("save_best", "restore_best") if getattr(self, name)]
+        if stage != "fit" or not asked:
+            return
+        for other in trainer.callbacks:  # type: ignore[attr-defined]
+            if {base.__name__ for base in type(other).__mro__}.intersection(AVERAGING):
+                raise TrainerConfigurationError(
+                    f"OverfittingMonitor({asked[0]}=True) beside {type(other).__name__}: it "
+                    "validates averaged weights, or puts an average into the model at the end. "
+                    f"Leave out {asked[0]}, and let ModelCheckpoint keep the best"
+                )
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -216,6 +252,8 @@ class OverfittingMonitor(EpochMonitor):
             self._points.append((trainer.current_epoch, train, value))
             self._curves.add(*self._points[-1])
             self._latest = {"train_loss": train, "val_metric": value}
+            if math.isfinite(value) and self._curves.report().early_stop_epoch is None:
+                self._keep(trainer, pl_module)
         elif self._measured_at is None and not self.history:
             metrics = evaluate_isolated(trainer).metrics if can_evaluate(trainer) else {}
             name, _ = choose_monitor(trainer, self.monitor, self.mode, metrics)
@@ -223,6 +261,32 @@ class OverfittingMonitor(EpochMonitor):
         else:
             self._latest = {"train_loss": self._training.value(trainer)}
         return self._curves.report()
+
+    def _keep(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keep the weights of a new best, in memory or in a file, as was asked for."""
+        if self.restore_best:
+            with self._guarded("could not keep the weights of the best epoch"):
+                self._copy.take(pl_module)
+        if self.save_best and trainer.log_dir is not None:
+            with self._guarded("could not write best.pt"):
+                file = log_folder(trainer.log_dir, self.prefix) / "best.pt"
+                write_weights(pl_module, file, here=trainer.is_global_zero)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Put the best weights back, on request: every checkpoint is written by now."""
+        if self.restore_best and self.report is not None and self.report.best_epoch is not None:
+            best = self.report.best_epoch + 1
+            if not self._copy:
+                self._warn(
+                    "keeps the weights as they are",
+                    f"those of its best epoch, {best}, were before this run was resumed",
+                )
+            with self._guarded("could not put the best weights back"):
+                if self._copy:
+                    self._copy.put_back(pl_module)
+                    rank_zero_info(f"OverfittingMonitor put the weights of epoch {best} back")
+        self._copy = BestCopy()
+        super().on_fit_end(trainer, pl_module)
 
     def _draw_anew(self) -> None:
         self._curves = GrowingCurves(self._direction)

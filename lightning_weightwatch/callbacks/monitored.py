@@ -6,6 +6,9 @@ from typing import Literal
 from lightning_weightwatch.callbacks._lightning import Trainer
 from lightning_weightwatch.callbacks.keys import own_keys, watchers
 
+#: Callbacks after which the weights are not those that the metric was of.
+AVERAGING = ("WeightAveraging", "StochasticWeightAveraging")
+
 Mode = Literal["min", "max"]
 
 

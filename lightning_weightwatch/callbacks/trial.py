@@ -20,7 +20,12 @@ from lightning_weightwatch.callbacks.best_weights import best_weights, has_best
 from lightning_weightwatch.callbacks.dashboard import Pin
 from lightning_weightwatch.callbacks.hparams import declare, write_trials
 from lightning_weightwatch.callbacks.keys import KeyedCallback, TrainerConfigurationError, keyed
-from lightning_weightwatch.callbacks.monitored import Mode, checked_monitor, choose_monitor
+from lightning_weightwatch.callbacks.monitored import (
+    AVERAGING,
+    Mode,
+    checked_monitor,
+    choose_monitor,
+)
 from lightning_weightwatch.callbacks.publish import logging_step, set_monitored
 from lightning_weightwatch.callbacks.ranks import TrainerRanks
 from lightning_weightwatch.callbacks.trial_files import write_files
@@ -43,8 +48,6 @@ from lightning_weightwatch.trials.trying import check_bench
 from lightning_weightwatch.views.quantized import QuantizedLayer
 from lightning_weightwatch.views.trial_pareto import pareto_figure
 from lightning_weightwatch.views.trials import trial_markdown, trial_terminal
-
-_AVERAGING = ("WeightAveraging", "StochasticWeightAveraging")
 
 Which = Literal["last", "best"]
 #: Before a fit.
@@ -179,7 +182,7 @@ class PostFitTrial(KeyedCallback):
         self._warned = set()
         callbacks = list(trainer.callbacks)  # type: ignore[attr-defined]
         for later in callbacks[callbacks.index(self) + 1 :]:
-            if {base.__name__ for base in type(later).__mro__}.intersection(_AVERAGING):
+            if {base.__name__ for base in type(later).__mro__}.intersection(AVERAGING):
                 name = type(later).__name__
                 raise TrainerConfigurationError(
                     f"{name} is listed after {type(self).__name__}: at the end of training it puts "

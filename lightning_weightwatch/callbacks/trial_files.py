@@ -24,7 +24,7 @@ def write_files(trainer: Trainer, prefix: str, area: str, report: TrialReport) -
     folder = trainer.log_dir
     if folder is None or not trainer.is_global_zero:
         return None
-    place = Path(folder, *(_safe(part) for part in prefix.split("/")))
+    place = log_folder(folder, prefix)
     place.mkdir(parents=True, exist_ok=True)
     records = report.records()
     name = _safe(area)
@@ -32,6 +32,11 @@ def write_files(trainer: Trainer, prefix: str, area: str, report: TrialReport) -
     _replace(place / f"{name}.csv", csv_text([_flat(record) for record in records]))
     _replace(place / f"{name}_layers.csv", csv_text(report.records_by_layer()))
     return place
+
+
+def log_folder(folder: str, prefix: str) -> Path:
+    """The folder for the files of a callback: `<prefix>` in that of the logger."""
+    return Path(folder, *(_safe(part) for part in prefix.split("/")))
 
 
 def _safe(part: str) -> str:

@@ -1,0 +1,78 @@
+"""A copy of the weights of the best epoch, kept beside the training."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from lightning_weightwatch.model.weights import whole
+
+
+class BestCopy:
+    """The weights as they were at the best validation, in the memory of the CPU.
+
+    Of a sharded model each process keeps its own shards.
+    """
+
+    def __init__(self) -> None:
+        self._kept: dict[str, Tensor] = {}
+
+    def take(self, model: nn.Module) -> None:
+        """Keep parameters and buffers, in place of those before."""
+        for name, tensor in _tensors(model).items():
+            here = _local(tensor)
+            kept = self._kept.get(name)
+            if kept is None or kept.shape != here.shape or kept.dtype != here.dtype:
+                self._kept[name] = here.to("cpu", copy=True)
+            else:
+                kept.copy_(here)
+
+    def __bool__(self) -> bool:
+        return bool(self._kept)
+
+    @torch.no_grad()
+    def put_back(self, model: nn.Module) -> None:
+        """Overwrite the weights with those that are kept.
+
+        Raises:
+            ValueError: If the model has other tensors now; it is then left as it is.
+        """
+        now = {name: _local(tensor) for name, tensor in _tensors(model).items()}
+        shapes = {name: tensor.shape for name, tensor in now.items()}
+        if shapes != {name: tensor.shape for name, tensor in self._kept.items()}:
+            raise ValueError("the model has other parameters or buffers than in its best epoch")
+        for name, tensor in now.items():
+            tensor.copy_(self._kept[name])
+
+
+def write_weights(model: nn.Module, file: Path, *, here: bool) -> None:
+    """Write the weights alone, for `load_state_dict`: whole ones, also of a sharded model.
+
+    A collective. The file is whole or the one that was there before.
+
+    Args:
+        model: Whose state dict it is; what is in it beside tensors is left out.
+        file: Replaced.
+        here: Whether this process is the one that writes.
+    """
+    state = model.state_dict()
+    weights = {name: whole(value) for name, value in state.items() if isinstance(value, Tensor)}
+    if not here:
+        return
+    file.parent.mkdir(parents=True, exist_ok=True)
+    draft = file.with_name(f".{file.name}.part")
+    try:
+        torch.save(weights, draft)
+        draft.replace(file)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def _tensors(model: nn.Module) -> dict[str, Tensor]:
+    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
+
+
+def _local(tensor: Tensor) -> Tensor:
+    """The shard of this process of a DTensor; of any other tensor all of it."""
+    shard = getattr(tensor.detach(), "to_local", None)
+    return shard() if callable(shard) else tensor.detach()

@@ -1,0 +1,89 @@
+"""The weights of the best epoch: in a file, and back in the model after training, on request."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint, StochasticWeightAveraging
+from torch import Tensor
+
+from lightning_weightwatch import OverfittingMonitor
+from tests.callbacks.fits import Perceptron, train_loader, trainer, val_loader
+
+VALUES = [1.0, 0.5, 0.9, 0.8]
+BEST = 1
+
+
+class Scripted(Perceptron):
+    """Validation losses as given; remembers the weights of each validation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.of_epoch: list[dict[str, Tensor]] = []
+
+    def validation_step(self, batch: list[Tensor], batch_idx: int) -> None:
+        self.log("val_loss", VALUES[self.current_epoch])
+
+    def on_validation_end(self) -> None:
+        if not self.trainer.sanity_checking:
+            self.of_epoch.append({k: v.clone() for k, v in self.state_dict().items()})
+
+
+def fitted(monitor: OverfittingMonitor, folder: Path, *others: Any) -> Scripted:
+    model = Scripted()
+    fit = trainer([monitor, *others], folder, max_epochs=len(VALUES))
+    fit.fit(model, train_loader(), val_loader())
+    return model
+
+
+def equal(left: dict[str, Tensor], right: dict[str, Tensor]) -> bool:
+    return left.keys() == right.keys() and all(torch.equal(left[k], right[k]) for k in left)
+
+
+def test_the_best_weights_are_back_in_the_model_and_the_last_ones_in_the_checkpoint(
+    tmp_path: Path,
+) -> None:
+    last = ModelCheckpoint(dirpath=tmp_path, filename="last-{epoch}")
+    model = fitted(OverfittingMonitor(restore_best=True), tmp_path, last)
+    assert not equal(model.of_epoch[BEST], model.of_epoch[-1])
+    assert equal(model.state_dict(), model.of_epoch[BEST])
+    saved = torch.load(last.best_model_path, weights_only=True)["state_dict"]
+    assert equal(saved, model.of_epoch[-1])
+
+
+def test_without_being_asked_it_leaves_the_last_weights_and_writes_no_file(tmp_path: Path) -> None:
+    model = fitted(OverfittingMonitor(), tmp_path)
+    assert equal(model.state_dict(), model.of_epoch[-1])
+    assert not list(tmp_path.rglob("best.pt"))
+
+
+def test_best_pt_holds_the_weights_alone(tmp_path: Path) -> None:
+    model = fitted(OverfittingMonitor(save_best=True), tmp_path)
+    (file,) = tmp_path.rglob("best.pt")
+    assert file.parent.name == "weightwatch"
+    saved = torch.load(file, weights_only=True)
+    assert equal(saved, model.of_epoch[BEST])
+    Scripted().load_state_dict(saved)
+    assert equal(model.state_dict(), model.of_epoch[-1])
+
+
+def test_averaged_weights_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"restore_best=True.* beside StochasticWeightAveraging"):
+        fitted(
+            OverfittingMonitor(restore_best=True), tmp_path, StochasticWeightAveraging(swa_lrs=0.01)
+        )
+
+
+def test_a_best_epoch_before_a_resume_is_said_to_be_lost(tmp_path: Path) -> None:
+    checkpoint = ModelCheckpoint(dirpath=tmp_path, save_last=True)
+    first = trainer([OverfittingMonitor(), checkpoint], tmp_path, max_epochs=3)
+    first.fit(Scripted(), train_loader(), val_loader())
+    model, monitor = Scripted(), OverfittingMonitor(restore_best=True)
+    with pytest.warns(UserWarning, match="best epoch, 2, were before this run was resumed"):
+        trainer([monitor, checkpoint], tmp_path, max_epochs=4).fit(
+            model, train_loader(), val_loader(), ckpt_path=str(tmp_path / "last.ckpt")
+        )
+    assert equal(model.state_dict(), model.of_epoch[-1])
