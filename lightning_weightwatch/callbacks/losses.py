@@ -213,9 +213,9 @@ class OverfittingMonitor(EpochMonitor):
             )
 
     def _name_skipped(self, skipped: tuple[Skipped, ...]) -> None:
-        """Name the first validation without a finite value; the report names them all."""
-        if not self._named:
-            super()._name_skipped(skipped[:1])
+        """Name the first of each reason; the report names them all."""
+        first = {item.reason: item for item in reversed(skipped)}
+        super()._name_skipped(tuple(first.values()))
 
     def _fresh_metrics(self, trainer: Trainer) -> dict[str, Tensor]:
         """What the current validation has logged so far."""

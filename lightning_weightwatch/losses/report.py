@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from lightning_weightwatch.losses.advice import Drop, decay_window, find_drops, patience_of
 from lightning_weightwatch.losses.noise import is_noise, noise_of
 from lightning_weightwatch.losses.phases import Phase, Tail, find_phases, knee_of
-from lightning_weightwatch.losses.stopping import Best, Criteria
+from lightning_weightwatch.losses.stopping import NEIGHBOURS, Criteria, rise_of, scale_of
 from lightning_weightwatch.report import Skipped
 
 Mode = Literal["min", "max"]
@@ -68,12 +68,11 @@ class LossReport:
         return np.where(np.isfinite(train), train, math.nan)
 
     @cached_property
-    def _best(self) -> Best:
-        """The best value, and the scale next to zero that the curve before it gives."""
-        best = Best()
-        for value in self._val.tolist():
-            best.add(value)
-        return best
+    def _scale(self) -> float:
+        """What shares of the metric are shares of."""
+        best = int(np.argmin(self._val))
+        before = self._val[max(best - NEIGHBOURS, 0) : best]
+        return scale_of(float(self._val[best]), before.tolist())
 
     @property
     def best_index(self) -> int | None:
@@ -115,7 +114,9 @@ class LossReport:
         Next to zero the best is no scale: a thousandth of how far the values before it were from
         it then is.
         """
-        return self._best.rise(float(self._val[-1])) if self.val_values else math.nan
+        if not self.val_values:
+            return math.nan
+        return rise_of(float(self._val[-1] - self._val.min()), self._scale)
 
     @property
     def gap(self) -> float:
@@ -134,9 +135,9 @@ class LossReport:
 
         Estimated from the best on, by second differences; NaN for fewer than three values.
         """
-        if self.best_index is None or self._best.scale == 0:
+        if self.best_index is None or self._scale == 0:
             return math.nan
-        return noise_of(self._val[self.best_index :]) / self._best.scale
+        return noise_of(self._val[self.best_index :]) / self._scale
 
     @property
     def training_fell(self) -> bool:
@@ -203,7 +204,7 @@ class LossReport:
             return ()
         # Their signs matter to the reader: those of the curves as they were given.
         found = find_phases(
-            self._train, self._val, self.epochs, self._best.scale, self._tail, self._knee
+            self._train, self._val, self.epochs, self._scale, self._tail, self._knee
         )
         return tuple(phase.turned(sign(self.train_mode), sign(self.mode)) for phase in found)
 

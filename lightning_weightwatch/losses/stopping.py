@@ -3,6 +3,7 @@
 import math
 import statistics
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 #: The alarm: the running median is worse than its own best by more than this share.
@@ -13,7 +14,7 @@ _NARROWEST = 3
 STRIP = 5
 # A best value at or near zero gives no scale: how far its neighbours are from it does.
 _NEAR_ZERO = 1e-3
-_NEIGHBOURS = 10
+NEIGHBOURS = 10
 
 
 @dataclass(frozen=True)
@@ -112,32 +113,40 @@ class Best:
     def __init__(self) -> None:
         self.value = math.inf
         self.since = 0
-        self._floor = 0.0
-        self._before: deque[float] = deque(maxlen=_NEIGHBOURS)
+        self.scale = 0.0
+        self._before: deque[float] = deque(maxlen=NEIGHBOURS)
 
     def add(self, value: float) -> bool:
         """Take a value, and say whether it is the lowest."""
         lower = value < self.value
         if lower:
             self.value, self.since = value, 0
-            apart = [before - value for before in self._before]
-            self._floor = _NEAR_ZERO * statistics.median(apart) if apart else 0.0
+            self.scale = scale_of(value, self._before)
         else:
             self.since += 1
         self._before.append(value)
         return lower
 
-    @property
-    def scale(self) -> float:
-        """What a rise is a share of: the size of the best.
-
-        For a best next to zero, a thousandth of how far the ten values before it were above it.
-        """
-        return max(abs(self.value), self._floor)
-
     def rise(self, value: float) -> float:
-        """How far a value is above the best, as a share; all of it above one of 0 and nothing."""
-        above = value - self.value
-        if above <= 0:
-            return 0.0
-        return above / self.scale if self.scale > 0 else 1.0
+        """How far a value is above the best, as a share."""
+        return rise_of(value - self.value, self.scale)
+
+
+def scale_of(best: float, before: Sequence[float]) -> float:
+    """What a rise is a share of: the size of the best.
+
+    For a best next to zero, a thousandth of how far the ten values before it were above it.
+
+    Args:
+        best: The lowest value.
+        before: Those before it; the last ten count.
+    """
+    apart = [value - best for value in list(before)[-NEIGHBOURS:]]
+    return max(abs(best), _NEAR_ZERO * statistics.median(apart) if apart else 0.0)
+
+
+def rise_of(above: float, scale: float) -> float:
+    """A distance from the best as a share of the scale; of none, above a best of 0, all of it."""
+    if above <= 0:
+        return 0.0
+    return above / scale if scale > 0 else 1.0
