@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 import torch
@@ -57,20 +58,18 @@ def scalars_on(trainer: Trainer, values: Iterable[float]) -> Tensor:
 
 
 def batch_size(batch: Any) -> int:
-    """The first dimension of the first tensor in a batch of any nesting; 1 if there is none."""
-    if isinstance(batch, Tensor):
-        return batch.shape[0] if batch.ndim else 1
-    if isinstance(batch, Mapping):
-        batch = list(batch.values())
-    if isinstance(batch, list | tuple):
-        sizes = (batch_size(part) for part in batch if _holds_tensor(part))
-        return next(sizes, 1)
-    return 1
+    """The first dimension of the first tensor that has one, in a batch of any nesting; else 1."""
+    size = _first_dimension(batch)
+    return 1 if size is None else size
 
 
-def _holds_tensor(part: Any) -> bool:
+def _first_dimension(part: Any) -> int | None:
+    if isinstance(part, Tensor):
+        return part.shape[0] if part.ndim else None
+    if is_dataclass(part) and not isinstance(part, type):
+        part = [getattr(part, field.name) for field in fields(part)]
     if isinstance(part, Mapping):
-        return any(map(_holds_tensor, part.values()))
+        part = list(part.values())
     if isinstance(part, list | tuple):
-        return any(map(_holds_tensor, part))
-    return isinstance(part, Tensor)
+        return next((size for size in map(_first_dimension, part) if size is not None), None)
+    return None

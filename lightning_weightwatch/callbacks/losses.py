@@ -13,25 +13,23 @@ from lightning_weightwatch.callbacks._lightning import (
     TrainerFn,
     rank_zero_info,
 )
-from lightning_weightwatch.callbacks.best_copy import BestCopy, write_weights
+from lightning_weightwatch.callbacks.best.weights import BestWeights, refuse_averaging
 from lightning_weightwatch.callbacks.dashboard import Chart, Pin
 from lightning_weightwatch.callbacks.epoch_mean import EpochMean, batch_size, scalars_on
-from lightning_weightwatch.callbacks.keys import TrainerConfigurationError, own_keys
+from lightning_weightwatch.callbacks.fit_curves import FitCurves
+from lightning_weightwatch.callbacks.learning_rates import LearningRates
 from lightning_weightwatch.callbacks.monitor import EpochMonitor
 from lightning_weightwatch.callbacks.monitored import (
-    AVERAGING,
+    FreshMetrics,
     Mode,
     checked_monitor,
     choose_monitor,
 )
-from lightning_weightwatch.callbacks.trial_files import log_folder
 from lightning_weightwatch.callbacks.validation import can_evaluate, evaluate_isolated
-from lightning_weightwatch.losses.growing import GrowingCurves
 from lightning_weightwatch.losses.report import LossReport
 from lightning_weightwatch.report import Report, Skipped
-from lightning_weightwatch.views.diagnosis import diagnosis_sentences
+from lightning_weightwatch.views.diagnosis import diagnosis_markdown, diagnosis_sentences
 from lightning_weightwatch.views.loss_curve import loss_figure
-from lightning_weightwatch.views.tables import escape_markdown
 
 
 class OverfittingMonitor(EpochMonitor):
@@ -63,8 +61,10 @@ class OverfittingMonitor(EpochMonitor):
 
     In TensorBoard one chart, `weightwatch/loss`, has both losses (for `mode="min"`): the runs
     `train` and `val` below that of the logger. At the end of training also the figure
-    `weightwatch/loss_curve` and the text `weightwatch/diagnosis`, which the terminal shows too;
+    `weightwatch/loss_curve` and the text `weightwatch/diagnosis`, whose gist the terminal shows;
     `weightwatch/seconds_losses` is what the bookkeeping took.
+
+    It follows one metric. For several, add several, each with a `prefix` of its own.
 
     The alarm stops nothing by itself. To stop on it, write
     `EarlyStopping(monitor="weightwatch/overfit_alarm", mode="max", stopping_threshold=0.5,
@@ -85,14 +85,14 @@ class OverfittingMonitor(EpochMonitor):
         save_best: Write the weights of the best epoch, and nothing else, to `best.pt` in the
             folder `<prefix>` of the log folder, at each new best.
         restore_best: Put the weights of the best epoch back into the model in `on_fit_end`, after
-            every checkpoint is written. They are kept in memory; of a run that is resumed after its
-            best epoch there are none, which is said.
+            every checkpoint is written. They are kept in memory; after a resume they come from
+            `best.pt` or a checkpoint, and when neither holds them, the last ones stay.
         verbose: Say the diagnosis in the terminal at the end of training.
         prefix: In place of `weightwatch`.
 
     Attributes:
-        best_checkpoint: After training, the file of ModelCheckpoint that holds the best epoch;
-            None when no file does.
+        best_checkpoint: After training, the file of a ModelCheckpoint, whatever it monitors, that
+            holds the weights of the best epoch; None when none is known to.
         diagnosis: After training, what the curves say, in sentences.
 
     Raises:
@@ -152,13 +152,12 @@ class OverfittingMonitor(EpochMonitor):
         self.diagnosis: tuple[str, ...] = ()
         self._training = EpochMean()
         self._followed: str | None = None
-        self._direction: Mode = "min"
         self._silence_named = False
-        self._points: list[tuple[int, float, float]] = []
-        self._curves = GrowingCurves()
-        self._copy = BestCopy()
+        self._curves = FitCurves()
+        self._best = BestWeights(save=self.save_best, restore=self.restore_best)
+        self._rates = LearningRates()
         self._latest: dict[str, float] = {}
-        self._old_metrics: dict[str, Tensor] = {}
+        self._fresh = FreshMetrics()
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Check the combination with the other callbacks.
@@ -169,20 +168,21 @@ class OverfittingMonitor(EpochMonitor):
         """
         super().setup(trainer, pl_module, stage)
         asked = [name for name in ("save_best", "restore_best") if getattr(self, name)]
-        if stage != "fit" or not asked:
-            return
-        for other in trainer.callbacks:  # type: ignore[attr-defined]
-            if {base.__name__ for base in type(other).__mro__}.intersection(AVERAGING):
-                raise TrainerConfigurationError(
-                    f"OverfittingMonitor({asked[0]}=True) beside {type(other).__name__}: it "
-                    "validates averaged weights, or puts an average into the model at the end. "
-                    f"Leave out {asked[0]}, and let ModelCheckpoint keep the best"
-                )
+        if stage == "fit" and asked:
+            refuse_averaging(trainer, asked[0])
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Note the learning rates of the batch."""
+        with self._guarded("could not read the learning rates"):
+            self._rates.note(trainer)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Count the loss of the batch."""
+        self._best.moving_on(trainer)
         loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
         if not isinstance(loss, Tensor):
             return
@@ -193,14 +193,14 @@ class OverfittingMonitor(EpochMonitor):
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Remember the metrics of the last validation, which stay in `callback_metrics`."""
-        self._old_metrics = dict(trainer.callback_metrics)
+        self._fresh.begin(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take a metric that the module logged in its own `on_validation_epoch_end`."""
         self._observe(trainer, pl_module)
         if trainer.state.fn != TrainerFn.FITTING or self._choice(trainer)[0] is not None:
             return
-        logged = self._fresh_metrics(trainer)
+        logged = self._fresh.so_far(trainer)
         if logged:
             self._warn(
                 f"has no validation metric {self.monitor or 'val_loss'!r}",
@@ -217,17 +217,8 @@ class OverfittingMonitor(EpochMonitor):
         first = {item.reason: item for item in reversed(skipped)}
         super()._name_skipped(tuple(first.values()))
 
-    def _fresh_metrics(self, trainer: Trainer) -> dict[str, Tensor]:
-        """What the current validation has logged so far."""
-        ours = own_keys(trainer)
-        return {
-            name: value
-            for name, value in trainer.callback_metrics.items()
-            if value is not self._old_metrics.get(name) and name not in ours
-        }
-
     def _choice(self, trainer: Trainer) -> tuple[str | None, Mode]:
-        return choose_monitor(trainer, self.monitor, self.mode, self._fresh_metrics(trainer))
+        return choose_monitor(trainer, self.monitor, self.mode, self._fresh.so_far(trainer))
 
     def _due(self, trainer: Trainer) -> bool:
         """During a validation, not before its metric is there on every rank.
@@ -242,18 +233,14 @@ class OverfittingMonitor(EpochMonitor):
     def measure(self, trainer: Trainer, pl_module: LightningModule) -> LossReport:
         """Add a point after a validation, and judge the curves."""
         if trainer.validating:
-            self._followed, direction = self._choice(trainer)
-            if direction != self._direction:
-                self._direction = direction
-                self._draw_anew()
+            self._followed, mode = self._choice(trainer)
             local = float(trainer.callback_metrics[self._followed or ""])
             mean = trainer.strategy.reduce(scalars_on(trainer, [local]), reduce_op="mean")
             train, value = self._training.value(trainer), float(mean)
-            self._points.append((trainer.current_epoch, train, value))
-            self._curves.add(*self._points[-1])
+            self._curves.add(mode, trainer.current_epoch, train, value, self._rates.values(trainer))
             self._latest = {"train_loss": train, "val_metric": value}
             if math.isfinite(value) and self._curves.report().early_stop_epoch is None:
-                self._keep(trainer, pl_module)
+                self._keep_best(trainer, pl_module)
         elif self._measured_at is None and not self.history:
             metrics = evaluate_isolated(trainer).metrics if can_evaluate(trainer) else {}
             name, _ = choose_monitor(trainer, self.monitor, self.mode, metrics)
@@ -262,36 +249,23 @@ class OverfittingMonitor(EpochMonitor):
             self._latest = {"train_loss": self._training.value(trainer)}
         return self._curves.report()
 
-    def _keep(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Keep the weights of a new best, in memory or in a file, as was asked for."""
-        if self.restore_best:
-            with self._guarded("could not keep the weights of the best epoch"):
-                self._copy.take(pl_module)
-        if self.save_best and trainer.log_dir is not None:
-            with self._guarded("could not write best.pt"):
-                file = log_folder(trainer.log_dir, self.prefix) / "best.pt"
-                write_weights(pl_module, file, here=trainer.is_global_zero)
+    def _keep_best(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._best.new_best(trainer)
+        with self._guarded("could not keep the weights of the best epoch"):
+            self._best.copy(pl_module)
+        with self._guarded("could not write best.pt"):
+            self._best.write(trainer, pl_module, self.prefix)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Put the best weights back, on request: every checkpoint is written by now."""
         if self.restore_best and self.report is not None and self.report.best_epoch is not None:
             best = self.report.best_epoch + 1
-            if not self._copy:
-                self._warn(
-                    "keeps the weights as they are",
-                    f"those of its best epoch, {best}, were before this run was resumed",
+            with self._guarded(f"keeps the last weights, not those of its best epoch, {best}"):
+                place = self._best.put_back(trainer, pl_module)
+                rank_zero_info(
+                    f"OverfittingMonitor put the weights of epoch {best} back, from {place}"
                 )
-            with self._guarded("could not put the best weights back"):
-                if self._copy:
-                    self._copy.put_back(pl_module)
-                    rank_zero_info(f"OverfittingMonitor put the weights of epoch {best} back")
-        self._copy = BestCopy()
         super().on_fit_end(trainer, pl_module)
-
-    def _draw_anew(self) -> None:
-        self._curves = GrowingCurves(self._direction)
-        for point in self._points:
-            self._curves.add(*point)
 
     def scalars(self, report: Report) -> Mapping[str, float]:
         """The two losses beside the summary of the curves."""
@@ -300,7 +274,7 @@ class OverfittingMonitor(EpochMonitor):
     def beside(self, report: Report) -> Mapping[str, Mapping[str, float]]:
         """The training loss, and the metric where it is one to fall too: one chart for both."""
         lines = {"train": self._latest.get("train_loss", math.nan)}
-        if self._direction == "min":
+        if self._curves.mode == "min":
             lines["val"] = self._latest.get("val_metric", math.nan)
         return {run: {"loss": loss} for run, loss in lines.items() if math.isfinite(loss)}
 
@@ -311,52 +285,38 @@ class OverfittingMonitor(EpochMonitor):
         if report is None or not report.val_values or self._followed is None:
             return
         with self._guarded("could not write its diagnosis"):
-            self.best_checkpoint = self._checkpoint_of_the_best(trainer, report)
-            name = Path(self.best_checkpoint).name if self.best_checkpoint else None
+            self._best.moving_on(trainer)
+            self.best_checkpoint = self._best.checkpoint(trainer)
+            kept = self.best_checkpoint or self._best.own_file(trainer)
+            name = Path(kept).name if kept else None
             followed, step = self._followed, int(self.history[-1]["step"])
             self.diagnosis = tuple(diagnosis_sentences(report, followed, name))
             if self.verbose:
                 rank_zero_info("OverfittingMonitor: " + " ".join(self.diagnosis))
             tag = self.key("loss_curve")
             self.publisher.figure(trainer, tag, lambda: loss_figure(report, followed), step)
-            text = "\n\n".join(map(escape_markdown, self.diagnosis))
-            self.publisher.text(trainer, self.key("diagnosis"), text, step)
+            page = diagnosis_markdown(report, followed, name)
+            self.publisher.text(trainer, self.key("diagnosis"), page, step)
 
     def pins(self) -> list[Pin]:
         """Both losses in a chart, and the verdict in a picture."""
-        overlaid = "loss" if self._direction == "min" else "val_metric"
+        overlaid = "loss" if self._curves.mode == "min" else "val_metric"
         return [("scalars", overlaid), ("images", "loss_curve")]
-
-    def _checkpoint_of_the_best(self, trainer: Trainer, report: LossReport) -> str | None:
-        for callback in trainer.checkpoint_callbacks:
-            if getattr(callback, "monitor", None) != self._followed:
-                continue
-            score = getattr(callback, "best_model_score", None)
-            path = getattr(callback, "best_model_path", None)
-            kept = math.nan if score is None else float(score)
-            if path and math.isclose(kept, report.best_value, rel_tol=1e-6):
-                return str(path)
-        return None
 
     def _state(self) -> dict[str, Any]:
         return {
             **super()._state(),
-            "points": [list(point) for point in self._points],
+            "curves": self._curves.state(),
             "training": self._training.state(),
+            "best": self._best.state(),
             "followed": self._followed,
-            "direction": self._direction,
         }
 
-    def _restore(self, state: dict[str, Any]) -> None:
-        super()._restore(state)
-        self._points = [
-            (int(epoch), float(train), float(value))
-            for epoch, train, value in state.get("points", [])
-        ]
-        if "training" in state:
-            self._training.restore(state["training"])
-        self._followed = state.get("followed")
-        self._direction = state.get("direction", "min")
-        self._draw_anew()
-        if self._points:
+    def _restore(self, state: dict[str, Any], source: str | None) -> None:
+        super()._restore(state, source)
+        self._curves.restore(state["curves"])
+        self._training.restore(state["training"])
+        self._best.restore(state["best"], source)
+        self._followed = state["followed"]
+        if len(self._curves):
             self.report = self._curves.report()

@@ -14,15 +14,12 @@ from lightning_weightwatch.callbacks._lightning import (
     TrainerFn,
     rank_zero_info,
 )
+from lightning_weightwatch.callbacks.cost import EpochCost
 from lightning_weightwatch.callbacks.keys import KeyedCallback
 from lightning_weightwatch.callbacks.looks import share_done
 from lightning_weightwatch.callbacks.publish import logging_step, set_monitored
 from lightning_weightwatch.callbacks.schedule import MOST_FIGURES, MOST_HISTOGRAMS, Schedule
 from lightning_weightwatch.report import Report, Skipped
-
-# One warning is given when a monitor takes more than this share of an epoch and more than a second.
-BUDGET_SHARE = 0.2
-BUDGET_SECONDS = 1.0
 
 _CHECKPOINT_KEY = "lightning_weightwatch"
 _NAMES_PER_REASON = 10
@@ -81,8 +78,7 @@ class EpochMonitor(KeyedCallback):
         self._named: set[str] = set()
         self._warned = set()
         self._order: dict[str, int] = {}
-        self._epoch_started: float | None = None
-        self._seconds = 0.0
+        self._cost = EpochCost()
         self._histograms, self._figures = Schedule(MOST_HISTOGRAMS), Schedule(MOST_FIGURES)
         #: Seconds that were spent on the next measurement before it began.
         self.seconds_before = 0.0
@@ -137,7 +133,7 @@ class EpochMonitor(KeyedCallback):
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock that our own seconds are compared with."""
-        self._epoch_started, self._seconds = time.perf_counter(), 0.0
+        self._cost.begin()
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measure what a validation does not change, before WeightAveraging exchanges it."""
@@ -195,7 +191,7 @@ class EpochMonitor(KeyedCallback):
         seconds = time.perf_counter() - started
         seconds += self.seconds_before
         self.seconds_before = 0.0
-        self._seconds += seconds - (self.publisher.drawing - drawn_before)  # figures have a budget
+        self._cost.add(seconds - (self.publisher.drawing - drawn_before))  # figures have a budget
         with self._guarded("could not write to a logger"):
             numbers[self.key(f"seconds_{self.AREA}")] = seconds
             self.publisher.scalars(trainer, numbers, step)
@@ -256,14 +252,11 @@ class EpochMonitor(KeyedCallback):
             rank_zero_info(f"{type(self).__name__} leaves out {shown}{tail}: {reason}")
 
     def _warn_if_costly(self) -> None:
-        if self._epoch_started is None or self._seconds <= BUDGET_SECONDS:
-            return
-        share = self._seconds / (time.perf_counter() - self._epoch_started)
-        if share > BUDGET_SHARE:
+        cost = self._cost.complaint()
+        if cost is not None:
             self._warn(
                 "takes long",
-                f"{self._seconds:.1f} s, {100 * share:.0f} % of the epoch. Raise every_n_epochs "
-                f"(now {self.every_n_epochs}) or choose fewer layers",
+                f"{cost}. Raise every_n_epochs (now {self.every_n_epochs}) or choose fewer layers",
             )
 
     @property
@@ -285,8 +278,14 @@ class EpochMonitor(KeyedCallback):
     ) -> None:
         """Carry on with the state of the checkpoint, when it is a fit that is resumed."""
         state = checkpoint.get(_CHECKPOINT_KEY, {}).get(self._state_name)
-        if state and trainer.state.fn == TrainerFn.FITTING:
-            self._restore(state)
+        if not state or trainer.state.fn != TrainerFn.FITTING:
+            return
+        restored = False
+        with self._guarded("starts anew, its state in the checkpoint is not one of this version"):
+            self._restore(state, None if trainer.ckpt_path is None else str(trainer.ckpt_path))
+            restored = True
+        if not restored:
+            self._reset()
 
     def _state(self) -> dict[str, Any]:
         return {
@@ -297,7 +296,8 @@ class EpochMonitor(KeyedCallback):
             "shown": [self._histograms.state(), self._figures.state()],
         }
 
-    def _restore(self, state: dict[str, Any]) -> None:
+    def _restore(self, state: dict[str, Any], source: str | None) -> None:
+        """Carry on with a state, of the checkpoint at `source`."""
         self.history = [dict(entry) for entry in state.get("history", [])]
         self._values = dict(state.get("values", {}))
         self._measured_at = state.get("measured_at")

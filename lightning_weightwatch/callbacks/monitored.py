@@ -3,6 +3,8 @@
 from collections.abc import Collection
 from typing import Literal
 
+from torch import Tensor
+
 from lightning_weightwatch.callbacks._lightning import Trainer
 from lightning_weightwatch.callbacks.keys import own_keys, watchers
 
@@ -48,3 +50,23 @@ def choose_monitor(
     wishes = [monitor] if monitor is not None else [*modes, "val_loss"]
     chosen = next((wish for wish in wishes if wish in available), None)
     return chosen, mode or modes.get(chosen or monitor or "", "min")
+
+
+class FreshMetrics:
+    """What a validation has logged, told from what `callback_metrics` keeps of the last one."""
+
+    def __init__(self) -> None:
+        self._old: dict[str, Tensor] = {}
+
+    def begin(self, trainer: Trainer) -> None:
+        """A validation begins."""
+        self._old = dict(trainer.callback_metrics)
+
+    def so_far(self, trainer: Trainer) -> dict[str, Tensor]:
+        """What it has logged by now, without keys of ours."""
+        ours = own_keys(trainer)
+        return {
+            name: value
+            for name, value in trainer.callback_metrics.items()
+            if value is not self._old.get(name) and name not in ours
+        }

@@ -251,8 +251,8 @@ class SpectralMonitor(EpochMonitor):
     def _state(self) -> dict[str, Any]:
         return {**super()._state(), "alphas": self._alphas.state(), "drawn": list(self._drawn)}
 
-    def _restore(self, state: dict[str, Any]) -> None:
-        super()._restore(state)
+    def _restore(self, state: dict[str, Any], source: str | None) -> None:
+        super()._restore(state, source)
         if "alphas" in state:
             self._alphas.restore(state["alphas"])
         self._drawn = tuple(state.get("drawn", ()))

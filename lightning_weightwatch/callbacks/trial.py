@@ -16,7 +16,7 @@ from lightning_weightwatch.callbacks._lightning import (
     rank_zero_info,
     rank_zero_warn,
 )
-from lightning_weightwatch.callbacks.best_weights import best_weights, has_best
+from lightning_weightwatch.callbacks.best.checkpoint import best_weights, has_best
 from lightning_weightwatch.callbacks.dashboard import Pin
 from lightning_weightwatch.callbacks.hparams import declare, write_trials
 from lightning_weightwatch.callbacks.keys import KeyedCallback, TrainerConfigurationError, keyed

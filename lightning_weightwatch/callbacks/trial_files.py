@@ -2,12 +2,12 @@
 
 import json
 import math
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from lightning_weightwatch.callbacks._lightning import Trainer
+from lightning_weightwatch.callbacks.own_folder import file_name, folder_for_files
 from lightning_weightwatch.trials.report import TrialReport
 from lightning_weightwatch.views.records import csv_text
 
@@ -21,27 +21,16 @@ def write_files(trainer: Trainer, prefix: str, area: str, report: TrialReport) -
     Returns:
         The folder; None where there is no log folder, as in a `fast_dev_run`.
     """
-    folder = trainer.log_dir
-    if folder is None or not trainer.is_global_zero:
+    place = folder_for_files(trainer, prefix)
+    if place is None or not trainer.is_global_zero:
         return None
-    place = log_folder(folder, prefix)
     place.mkdir(parents=True, exist_ok=True)
     records = report.records()
-    name = _safe(area)
+    name = file_name(area)
     _replace(place / f"{name}.jsonl", "".join(map(_json_line, records)))
     _replace(place / f"{name}.csv", csv_text([_flat(record) for record in records]))
     _replace(place / f"{name}_layers.csv", csv_text(report.records_by_layer()))
     return place
-
-
-def log_folder(folder: str, prefix: str) -> Path:
-    """The folder for the files of a callback: `<prefix>` in that of the logger."""
-    return Path(folder, *(_safe(part) for part in prefix.split("/")))
-
-
-def _safe(part: str) -> str:
-    """A name that is no path."""
-    return re.sub(r"[^\w.-]", "_", part).lstrip(".") or "_"
 
 
 def _json_line(record: Mapping[str, Any]) -> str:

@@ -17,7 +17,7 @@ from lightning_weightwatch import (
     SpectralMonitor,
     WeightHistogram,
 )
-from lightning_weightwatch.callbacks import monitor as monitor_module
+from lightning_weightwatch.callbacks import cost
 from tests.callbacks.fits import (
     ConvNet,
     Perceptron,
@@ -154,8 +154,8 @@ def test_a_baseline_that_raises_is_a_warning(tmp_path: Path) -> None:
 
 
 def test_a_costly_monitor_says_so_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(monitor_module, "BUDGET_SECONDS", 0.0)
-    monkeypatch.setattr(monitor_module, "BUDGET_SHARE", 0.0)
+    monkeypatch.setattr(cost, "BUDGET_SECONDS", 0.0)
+    monkeypatch.setattr(cost, "BUDGET_SHARE", 0.0)
     fit = trainer([SpectralMonitor()], tmp_path)
     with pytest.warns(UserWarning, match="SpectralMonitor takes long.*every_n_epochs") as warned:
         fit.fit(Perceptron(), train_loader(), val_loader())

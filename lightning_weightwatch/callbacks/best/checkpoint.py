@@ -2,15 +2,14 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from lightning_weightwatch.callbacks._lightning import Trainer
+from lightning_weightwatch.callbacks.best.load import load_weights
 from lightning_weightwatch.callbacks.ranks import TrainerRanks
-from lightning_weightwatch.files.checkpoint import BadFile, MissingFile, WeightFile, open_weights
+from lightning_weightwatch.files.checkpoint import BadFile
 from lightning_weightwatch.trials.snapshot import restored
 
 
@@ -42,7 +41,7 @@ def best_weights(
     with restored(model, list(model.parameters())):
         fault = None
         try:
-            _load(model, _best_path(trainer, monitor), since)
+            load_weights(model, _best_path(trainer, monitor), since)
         except Exception as error:
             fault = error
         if not TrainerRanks(trainer).all_agree(fault is None):
@@ -60,36 +59,3 @@ def _best_path(trainer: Trainer, monitor: str | None) -> str:
             "it writes none)"
         )
     return str(path)
-
-
-@torch.no_grad()
-def _load(model: nn.Module, path: str, since: float) -> None:
-    with _opened(path, since) as file:
-        names = set(file.names())
-        places = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-        wanted = [name for name in model.state_dict(keep_vars=True) if name in places]
-        missing = [name for name in wanted if name not in names]
-        if missing:
-            raise BadFile(
-                f"{path}: it lacks {len(missing)} of the {len(wanted)} tensors of the model, such "
-                f"as {missing[0]}"
-            )
-        for name in wanted:
-            values = file.read(name)
-            if values.shape != places[name].shape:
-                raise BadFile(
-                    f"{path}: {name} is {tuple(values.shape)} there and "
-                    f"{tuple(places[name].shape)} in the model"
-                )
-            places[name].copy_(values)
-
-
-def _opened(path: str, since: float) -> WeightFile:
-    try:
-        return open_weights(path)
-    except MissingFile:
-        raise
-    except BadFile:
-        if Path(path).stat().st_mtime >= since:
-            return open_weights(path, trust=True)
-        raise

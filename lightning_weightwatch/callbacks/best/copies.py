@@ -16,19 +16,28 @@ class BestCopy:
 
     def __init__(self) -> None:
         self._kept: dict[str, Tensor] = {}
+        self._whole = False
 
     def take(self, model: nn.Module) -> None:
         """Keep parameters and buffers, in place of those before."""
-        for name, tensor in _tensors(model).items():
+        self.forget()
+        now = _tensors(model)
+        self._kept = {name: kept for name, kept in self._kept.items() if name in now}
+        for name, tensor in now.items():
             here = _local(tensor)
             kept = self._kept.get(name)
             if kept is None or kept.shape != here.shape or kept.dtype != here.dtype:
                 self._kept[name] = here.to("cpu", copy=True)
             else:
                 kept.copy_(here)
+        self._whole = True
+
+    def forget(self) -> None:
+        """What is kept is of no use any more; its memory is, for the next."""
+        self._whole = False
 
     def __bool__(self) -> bool:
-        return bool(self._kept)
+        return self._whole
 
     @torch.no_grad()
     def put_back(self, model: nn.Module) -> None:
@@ -69,6 +78,10 @@ def write_weights(model: nn.Module, file: Path, *, here: bool) -> None:
 
 
 def _tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Those that last: a forward pass may leave the units of FSDP2 with whole ones for a while."""
+    for module in model.modules():
+        if "FSDPModule" in {base.__name__ for base in type(module).__mro__}:
+            module.reshard()  # type: ignore[operator]
     return {**dict(model.named_parameters()), **dict(model.named_buffers())}
 
 

@@ -1,0 +1,130 @@
+"""The weights of the best epoch, in a copy, in a file of our own, or in a checkpoint."""
+
+import time
+from typing import Any
+
+from torch import nn
+
+from lightning_weightwatch.callbacks._lightning import Trainer
+from lightning_weightwatch.callbacks.best.copies import BestCopy, write_weights
+from lightning_weightwatch.callbacks.best.load import load_weights
+from lightning_weightwatch.callbacks.best.written import Stamp, WrittenFiles, stamps_of, unchanged
+from lightning_weightwatch.callbacks.keys import TrainerConfigurationError
+from lightning_weightwatch.callbacks.monitored import AVERAGING
+from lightning_weightwatch.callbacks.own_folder import folder_for_files
+from lightning_weightwatch.callbacks.ranks import TrainerRanks
+from lightning_weightwatch.files.checkpoint import BadFile
+
+FILE = "best.pt"
+
+
+class BestWeights:
+    """Keeps them as was asked for, and knows who else did.
+
+    Args:
+        save: Write them to `best.pt`.
+        restore: Copy them, to be put back into the model.
+    """
+
+    def __init__(self, *, save: bool, restore: bool) -> None:
+        self._save, self._restore = save, restore
+        self._copy = BestCopy()
+        self._files = WrittenFiles()
+        self._own: dict[str, Stamp] = {}
+        self._started = time.time()
+
+    def new_best(self, trainer: Trainer) -> None:
+        """Whatever was kept is of an epoch that is the best no more."""
+        self._copy.forget()
+        self._own = {}
+        self._files.begin(trainer)
+
+    def copy(self, model: nn.Module) -> None:
+        """Copy them, if that was asked for."""
+        if self._restore:
+            self._copy.take(model)
+
+    def write(self, trainer: Trainer, model: nn.Module, prefix: str) -> None:
+        """Write them to `best.pt`, if that was asked for. A collective."""
+        folder = folder_for_files(trainer, prefix) if self._save else None
+        if folder is not None:
+            write_weights(model, folder / FILE, here=trainer.is_global_zero)
+            self._own = stamps_of([str(folder / FILE)])
+
+    def moving_on(self, trainer: Trainer) -> None:
+        """To be called after the checkpoint callbacks have looked, before they look again."""
+        self._files.end(trainer)
+
+    def checkpoint(self, trainer: Trainer) -> str | None:
+        """The checkpoint file that holds them, None when none does. A collective."""
+        return _first(trainer, self._files.found())
+
+    def own_file(self, trainer: Trainer) -> str | None:
+        """`best.pt`, if it holds them. A collective."""
+        return _first(trainer, unchanged(self._own))
+
+    def put_back(self, trainer: Trainer, model: nn.Module) -> str:
+        """Overwrite the weights of the model, on every process or on none. A collective.
+
+        Returns:
+            Where they were, in words.
+
+        Raises:
+            BadFile: If they are nowhere, or what is there cannot be read. The model is then as it
+                was.
+        """
+        if TrainerRanks(trainer).all_agree(bool(self._copy)):
+            self._copy.put_back(model)
+            return "memory"
+        path = self.own_file(trainer) or self.checkpoint(trainer)
+        if path is None:
+            raise BadFile(
+                "they are not in memory, as after a resume, and no file is known to hold them "
+                "(save_best=True writes one, and so does ModelCheckpoint)"
+            )
+        before, fault = BestCopy(), None
+        try:
+            before.take(model)
+            load_weights(model, path, self._started)
+        except Exception as error:
+            fault = error
+        if not TrainerRanks(trainer).all_agree(fault is None):
+            if before:
+                before.put_back(model)
+            raise fault or BadFile(f"another process could not load {path}")
+        return path
+
+    def state(self) -> dict[str, Any]:
+        """For a checkpoint: where the files are, not the weights."""
+        own = {path: list(stamp) for path, stamp in self._own.items()}
+        return {"files": self._files.state(), "own": own}
+
+    def restore(self, state: dict[str, Any], source: str | None) -> None:
+        """Carry on with the state in the checkpoint at `source`."""
+        self._files.restore(state["files"], source)
+        self._own = {path: tuple(stamp) for path, stamp in state["own"].items()}
+
+
+def _first(trainer: Trainer, paths: list[str]) -> str | None:
+    """The first of those that rank 0 knows: it is the one that writes."""
+    path: str | None = trainer.strategy.broadcast(paths[0] if paths else None)
+    return path
+
+
+def refuse_averaging(trainer: Trainer, asked: str) -> None:
+    """Refuse callbacks after which the best weights are not those that were validated.
+
+    Args:
+        trainer: With the callbacks.
+        asked: The argument that wants the best weights.
+
+    Raises:
+        TrainerConfigurationError: If there is one.
+    """
+    for other in trainer.callbacks:  # type: ignore[attr-defined]
+        if {base.__name__ for base in type(other).__mro__}.intersection(AVERAGING):
+            raise TrainerConfigurationError(
+                f"OverfittingMonitor({asked}=True) beside {type(other).__name__}: it validates "
+                "averaged weights, or puts an average into the model at the end. Leave out "
+                f"{asked}, and let ModelCheckpoint keep the best"
+            )
