@@ -1,5 +1,6 @@
 """The rooms below the callbacks load nothing that belongs to the rooms above them."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -54,9 +55,13 @@ def modules_of(rooms: list[str]) -> list[str]:
 
 
 def printed_by(code: str) -> set[str]:
+    # threadpoolctl sets KMP_DUPLICATE_LIB_OK when imported. Inherited from this process, in which
+    # other tests have imported it, that would hide that the code does so too.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("KMP_")}
     done = subprocess.run(
         [sys.executable, "-c", code],
         cwd=PACKAGE.parent,
+        env=environment,
         capture_output=True,
         text=True,
         check=False,

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,7 +14,7 @@ from lightning_weightwatch.callbacks._lightning import (
     TrainerFn,
     rank_zero_info,
 )
-from lightning_weightwatch.callbacks.best.weights import BestWeights, refuse_averaging
+from lightning_weightwatch.callbacks.best.weights import BestWeights, check_trainer
 from lightning_weightwatch.callbacks.dashboard import Chart, Pin
 from lightning_weightwatch.callbacks.epoch_mean import EpochMean, batch_size, scalars_on
 from lightning_weightwatch.callbacks.fit_curves import FitCurves
@@ -29,6 +30,7 @@ from lightning_weightwatch.callbacks.validation import can_evaluate, evaluate_is
 from lightning_weightwatch.losses.report import LossReport
 from lightning_weightwatch.report import Report, Skipped
 from lightning_weightwatch.views.diagnosis import diagnosis_markdown, diagnosis_sentences
+from lightning_weightwatch.views.diagnosis_skipped import name_in_prose
 from lightning_weightwatch.views.loss_curve import loss_figure
 
 
@@ -153,6 +155,7 @@ class OverfittingMonitor(EpochMonitor):
         self._training = EpochMean()
         self._followed: str | None = None
         self._silence_named = False
+        self._restored_at: int | None = None
         self._curves = FitCurves()
         self._best = BestWeights(save=self.save_best, restore=self.restore_best)
         self._rates = LearningRates()
@@ -163,13 +166,13 @@ class OverfittingMonitor(EpochMonitor):
         """Check the combination with the other callbacks.
 
         Raises:
-            TrainerConfigurationError: If another callback averages weights, which are then not
-                those that were validated.
+            TrainerConfigurationError: If the best weights are wanted, and another callback averages
+                weights, or the strategy is FSDP or DeepSpeed.
         """
         super().setup(trainer, pl_module, stage)
         asked = [name for name in ("save_best", "restore_best") if getattr(self, name)]
         if stage == "fit" and asked:
-            refuse_averaging(trainer, asked[0])
+            check_trainer(trainer, asked[0])
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
@@ -213,9 +216,9 @@ class OverfittingMonitor(EpochMonitor):
             )
 
     def _name_skipped(self, skipped: tuple[Skipped, ...]) -> None:
-        """Name the first of each reason; the report names them all."""
-        first = {item.reason: item for item in reversed(skipped)}
-        super()._name_skipped(tuple(first.values()))
+        """Name the first of each reason, its epoch counted from 1; the report names them all."""
+        first = {item.reason: item for item in reversed(skipped)}.values()
+        super()._name_skipped(tuple(replace(item, name=name_in_prose(item)) for item in first))
 
     def _choice(self, trainer: Trainer) -> tuple[str | None, Mode]:
         return choose_monitor(trainer, self.monitor, self.mode, self._fresh.so_far(trainer))
@@ -258,8 +261,10 @@ class OverfittingMonitor(EpochMonitor):
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Put the best weights back, on request: every checkpoint is written by now."""
-        if self.restore_best and self.report is not None and self.report.best_epoch is not None:
-            best = self.report.best_epoch + 1
+        best_epoch = None if self.report is None else self.report.best_epoch
+        trained = trainer.fit_loop.total_batch_idx
+        if self.restore_best and best_epoch is not None and trained != self._restored_at:
+            self._restored_at, best = trained, best_epoch + 1
             with self._guarded(f"keeps the last weights, not those of its best epoch, {best}"):
                 place = self._best.put_back(trainer, pl_module)
                 rank_zero_info(
@@ -282,7 +287,7 @@ class OverfittingMonitor(EpochMonitor):
         """Say what the curves say, in the terminal and in TensorBoard."""
         super().on_train_end(trainer, pl_module)
         report = self.report
-        if report is None or not report.val_values or self._followed is None:
+        if report is None or not len(self._curves) or self._followed is None:
             return
         with self._guarded("could not write its diagnosis"):
             self._best.moving_on(trainer)
@@ -293,8 +298,9 @@ class OverfittingMonitor(EpochMonitor):
             self.diagnosis = tuple(diagnosis_sentences(report, followed, name))
             if self.verbose:
                 rank_zero_info("OverfittingMonitor: " + " ".join(self.diagnosis))
-            tag = self.key("loss_curve")
-            self.publisher.figure(trainer, tag, lambda: loss_figure(report, followed), step)
+            if report.val_values:
+                tag = self.key("loss_curve")
+                self.publisher.figure(trainer, tag, lambda: loss_figure(report, followed), step)
             page = diagnosis_markdown(report, followed, name)
             self.publisher.text(trainer, self.key("diagnosis"), page, step)
 

@@ -13,7 +13,9 @@ def folder_for_files(trainer: Trainer, prefix: str) -> Path | None:
     collective.
     """
     folder = trainer.log_dir
-    return Path(folder, *map(file_name, prefix.split("/"))) if folder is not None else None
+    if folder is None or trainer.fast_dev_run:  # type: ignore[attr-defined]
+        return None
+    return Path(folder, *map(file_name, prefix.split("/")))
 
 
 def file_name(part: str) -> str:

@@ -1,6 +1,5 @@
 """What the learning curves of a run tell, in the terminal."""
 
-import math
 from collections.abc import Sequence
 
 from rich.console import Group, RenderableType
@@ -10,8 +9,6 @@ from lightning_weightwatch.files.curves import Curves
 from lightning_weightwatch.losses.phases import Phase
 from lightning_weightwatch.losses.report import LossReport
 from lightning_weightwatch.views.tables import Column, fitted_table, format_value, one_line
-
-_NAMED = 3
 
 
 def diagnosis_view(
@@ -44,22 +41,13 @@ def diagnosis_view(
     if report.phases:
         table, _ = fitted_table(report.phases, _COLUMNS, width)
         parts += [Text(), table]
-    said = [*notes, *_left_out(curves)]
-    if said:
-        parts += [Text(), *(_line(f"Note: {note}", "dim") for note in said)]
+    if notes:
+        parts += [Text(), *(_line(f"Note: {note}", "dim") for note in notes)]
     return Group(*parts)
 
 
 def _line(text: str, style: str = "") -> Text:
     return Text(one_line(text), style=style, overflow="fold")
-
-
-def _left_out(curves: Curves) -> list[str]:
-    """The validations that the verdict is not about."""
-    points = zip(curves.epochs, curves.val_values, strict=True)
-    odd = [f"epoch {epoch + 1} ({value})" for epoch, value in points if not math.isfinite(value)]
-    more = f" and {len(odd) - _NAMED} more" if len(odd) > _NAMED else ""
-    return [f"Left out: {', '.join(odd[:_NAMED])}{more}."] if odd else []
 
 
 def _epochs(phase: Phase) -> Text:

@@ -58,7 +58,7 @@ def run_diagnose(options: Namespace) -> None:
     }
     publish(
         [
-            (options.json, lambda: json_text(report, curves.source, settings)),
+            (options.json, lambda: json_text(report, curves.source, settings, "validations")),
             (options.csv, lambda: csv_text(report.records())),
             (
                 options.markdown,

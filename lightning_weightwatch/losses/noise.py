@@ -30,9 +30,9 @@ def noise_of(values: NDArray[np.float64]) -> float:
     """
     if len(values) < 3:
         return math.nan
-    # Halved, twice: the largest finite values have no finite difference.
-    bends = np.abs(np.diff(values / 4, n=2))
-    return float(4 * _GAUSSIAN * np.median(bends) / math.sqrt(6))
+    # An eighth of them: the largest finite values have no finite difference, and no finite mean.
+    bends = np.abs(np.diff(values / 8, n=2))
+    return 8 * _GAUSSIAN * float(np.median(bends)) / math.sqrt(6)
 
 
 def trend_of(values: NDArray[np.float64]) -> float:
@@ -69,5 +69,5 @@ def is_noise(from_best: NDArray[np.float64]) -> bool:
     """
     if len(from_best) - 1 < MIN_AFTER_BEST:
         return False
-    rise = from_best[-1] - from_best[0]
-    return bool(rise <= BEYOND_NOISE * noise_of(from_best) and trend_of(from_best[1:]) <= TREND_Z)
+    rise = float(from_best[-1]) - float(from_best[0])
+    return rise <= BEYOND_NOISE * noise_of(from_best) and trend_of(from_best[1:]) <= TREND_Z

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from lightning_weightwatch.losses.knee import find_knee
 from lightning_weightwatch.losses.noise import noise_of
+from lightning_weightwatch.losses.stopping import ROUNDING
 
 PhaseName = Literal["rapid", "slower", "steady", "plateau", "overfit", "rise"]
 
@@ -107,7 +108,7 @@ def find_phases(
     after = last - best
     if tail.name is not None and after:
         stretches.append((tail.name, last, tail.label))
-    elif after >= _TAIL_POINTS and flat is None:
+    elif flat is None and (after >= _TAIL_POINTS or not stretches):
         stretches.append(("plateau", last, "plateau"))
     elif after and stretches:
         name, _, label = stretches[-1]
@@ -137,8 +138,9 @@ def _plateau_start(val: NDArray[np.float64], scale: float, knee: int) -> int | N
     """The validation from which on the rest of the way to the best, the last, is flat."""
     best = len(val) - 1
     noise = noise_of(val)
-    width = max(_FLAT_SHARE * scale, 0.0 if math.isnan(noise) else _FLAT_NOISE * noise)
-    start = max(int(np.argmax(val <= val[best] + width)), knee)
+    noise = 0.0 if math.isnan(noise) else noise
+    width = max((_FLAT_SHARE + ROUNDING) * scale, _FLAT_NOISE * noise)
+    start = max(int(np.argmax(val <= float(val[best]) + width)), knee)
     long = best - start >= max(_PLATEAU_POINTS, _PLATEAU_SHARE * best)
     return start if long and start < best else None
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from lightning_weightwatch.losses.advice import Drop, decay_window, find_drops, patience_of
 from lightning_weightwatch.losses.noise import is_noise, noise_of
 from lightning_weightwatch.losses.phases import Phase, Tail, find_phases, knee_of
-from lightning_weightwatch.losses.stopping import NEIGHBOURS, Criteria, rise_of, scale_of
+from lightning_weightwatch.losses.stopping import NEIGHBOURS, ROUNDING, Criteria, rise_of, scale_of
 from lightning_weightwatch.report import Skipped
 
 Mode = Literal["min", "max"]
@@ -28,8 +28,6 @@ MILD_RISE = 0.01
 MIN_POINTS = 3
 # A training loss that is higher by no more than this share has held steady.
 _HELD = 0.01
-# A curve in another unit has the same verdict: rounding decides no comparison with a threshold.
-_ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
@@ -116,7 +114,7 @@ class LossReport:
         """
         if not self.val_values:
             return math.nan
-        return rise_of(float(self._val[-1] - self._val.min()), self._scale)
+        return rise_of(float(self._val[-1]) - float(self._val.min()), self._scale)
 
     @property
     def gap(self) -> float:
@@ -135,9 +133,8 @@ class LossReport:
 
         Estimated from the best on, by second differences; NaN for fewer than three values.
         """
-        if self.best_index is None or self._scale == 0:
-            return math.nan
-        return noise_of(self._val[self.best_index :]) / self._scale
+        noise = math.nan if self.best_index is None else noise_of(self._val[self.best_index :])
+        return noise if math.isnan(noise) else rise_of(noise, self._scale)
 
     @property
     def training_fell(self) -> bool:
@@ -154,7 +151,7 @@ class LossReport:
         before, after = before[~np.isnan(before)], after[~np.isnan(after)]
         if not before.size or not after.size:
             return math.nan
-        return float(after[-1] - before[-1])
+        return float(after[-1]) - float(before[-1])
 
     @property
     def within_noise(self) -> bool:
@@ -182,15 +179,15 @@ class LossReport:
             return "unknown"
         if np.isnan(self._train).all():
             return "unknown"
-        if self.rise <= MILD_RISE + _ROUNDING or self.within_noise:
+        if self.rise <= MILD_RISE + ROUNDING or self.within_noise:
             return "none"
         if math.isnan(self._training_change):
             return "unknown"
         if not self.training_fell:
             return "none"
-        if self.rise <= OVERFIT_RISE + _ROUNDING:
+        if self.rise <= OVERFIT_RISE + ROUNDING:
             return "mild"
-        return "moderate" if self.rise <= SEVERE_RISE + _ROUNDING else "severe"
+        return "moderate" if self.rise <= SEVERE_RISE + ROUNDING else "severe"
 
     @cached_property
     def _knee(self) -> int | None:
@@ -210,12 +207,12 @@ class LossReport:
 
     @property
     def _tail(self) -> Tail:
-        worse = self.rise > MILD_RISE + _ROUNDING and not self.within_noise
+        worse = self.rise > MILD_RISE + ROUNDING and not self.within_noise
         if not worse:
             return Tail(None)
         if self.severity == "unknown":
             return Tail("rise", "worse, training loss unknown")
-        mild = "mild rise" if self.rise <= OVERFIT_RISE + _ROUNDING else ""
+        mild = "mild rise" if self.rise <= OVERFIT_RISE + ROUNDING else ""
         if self.severity != "none":
             return Tail("overfit", mild or "overfitting")
         held = self._training_change <= _HELD * abs(self._last_training)

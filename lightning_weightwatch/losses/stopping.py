@@ -12,6 +12,8 @@ ALARM_RISE = 0.05
 _NARROWEST = 3
 #: Length k of a strip, and with it all of Prechelt's rules.
 STRIP = 5
+# A curve in another unit has the same verdict: rounding decides no comparison with a threshold.
+ROUNDING = 1e-9
 # A best value at or near zero gives no scale: how far its neighbours are from it does.
 _NEAR_ZERO = 1e-3
 NEIGHBOURS = 10
@@ -89,7 +91,7 @@ class StoppingRules:
             self._train_at_best = trained
         return (
             self._median.since >= width
-            and self._median.rise(median) > ALARM_RISE
+            and self._median.rise(median) > ALARM_RISE + ROUNDING
             and trained < self._train_at_best
         )
 
@@ -98,7 +100,7 @@ class StoppingRules:
         if len(self._strip) < STRIP:
             return math.nan
         least = min(self._strip)
-        above = sum(self._strip) / STRIP - least
+        above = sum(train - least for train in self._strip) / STRIP
         return 1000 * above / abs(least) if least else math.nan
 
     def _count_strips(self, value: float) -> None:
@@ -141,8 +143,9 @@ def scale_of(best: float, before: Sequence[float]) -> float:
         best: The lowest value.
         before: Those before it; the last ten count.
     """
-    apart = [value - best for value in list(before)[-NEIGHBOURS:]]
-    return max(abs(best), _NEAR_ZERO * statistics.median(apart) if apart else 0.0)
+    near = _NEAR_ZERO * best  # before the difference: the largest finite values have none
+    apart = [_NEAR_ZERO * value - near for value in list(before)[-NEIGHBOURS:]]
+    return max(abs(best), statistics.median(apart) if apart else 0.0)
 
 
 def rise_of(above: float, scale: float) -> float:

@@ -14,8 +14,8 @@ from lightning_weightwatch.views.tables import one_line
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
-def json_text(report: Report, file: str, settings: Mapping[str, Any]) -> str:
-    """All of a report as JSON: `file`, `settings`, `summary`, `layers`, `skipped`.
+def json_text(report: Report, file: str, settings: Mapping[str, Any], rows: str = "layers") -> str:
+    """All of a report as JSON: `file`, `settings`, `summary`, `layers` or other rows, `skipped`.
 
     What is not finite is null. Characters that do not print are escaped, so that no name does
     harm to a terminal; every parser gives them back.
@@ -24,12 +24,13 @@ def json_text(report: Report, file: str, settings: Mapping[str, Any]) -> str:
         report: The report.
         file: What was measured.
         settings: How.
+        rows: What the report has a record for each of.
     """
     content = {
         "file": file,
         "settings": dict(settings),
         "summary": dict(report.summary()),
-        "layers": report.records(),
+        rows: report.records(),
         "skipped": [{"name": item.name, "reason": item.reason} for item in report.skipped],
     }
     text = json.dumps(_finite(content), ensure_ascii=False, allow_nan=False, indent=1)

@@ -3,11 +3,13 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
-from threadpoolctl import ThreadpoolController
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from threadpoolctl import ThreadpoolController
 
 Argument = TypeVar("Argument")
 Result = TypeVar("Result")
@@ -88,5 +90,7 @@ def on_one_core() -> Iterator[None]:
 
 
 @cache
-def _thread_pools() -> ThreadpoolController:
+def _thread_pools() -> "ThreadpoolController":
+    from threadpoolctl import ThreadpoolController  # sets an environment variable when imported
+
     return ThreadpoolController()  # which looks through all loaded libraries

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
+from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, StochasticWeightAveraging
+from lightning.pytorch.strategies import FSDPStrategy
 from torch import Tensor
 
 from lightning_weightwatch import OverfittingMonitor
+from lightning_weightwatch.callbacks.best.weights import check_trainer
 from tests.callbacks.fits import Perceptron, train_loader, trainer, val_loader
 
 VALUES = [1.0, 0.5, 0.9, 0.8]
@@ -75,6 +79,21 @@ def test_averaged_weights_are_refused(tmp_path: Path) -> None:
         fitted(
             OverfittingMonitor(restore_best=True), tmp_path, StochasticWeightAveraging(swa_lrs=0.01)
         )
+
+
+def test_weights_that_a_strategy_keeps_elsewhere_are_refused() -> None:
+    sharding = SimpleNamespace(strategy=FSDPStrategy(), callbacks=[])
+    with pytest.raises(ValueError, match="with FSDPStrategy: it keeps the weights"):
+        check_trainer(cast("Trainer", sharding), "save_best")
+
+
+def test_another_model_in_a_finished_trainer_keeps_its_weights(tmp_path: Path) -> None:
+    fit = trainer([OverfittingMonitor(restore_best=True)], tmp_path, max_epochs=len(VALUES))
+    fit.fit(Scripted(), train_loader(), val_loader())
+    other = Perceptron()
+    before = {name: value.clone() for name, value in other.state_dict().items()}
+    fit.fit(other, train_loader(), val_loader())
+    assert equal(other.state_dict(), before)
 
 
 def test_a_best_epoch_before_a_resume_is_said_to_be_lost(tmp_path: Path) -> None:

@@ -61,3 +61,44 @@ def process(*arguments: str, **environment: str) -> subprocess.CompletedProcess[
         encoding="utf-8",
         check=False,
     )
+
+
+def unread(*arguments: str) -> tuple[int, bytes]:
+    """The exit code and the stderr of a process whose reader goes away at once."""
+    command = [sys.executable, "-m", "lightning_weightwatch", *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
+        assert running.stdout is not None
+        assert running.stderr is not None
+        running.stdout.close()
+        said = running.stderr.read()
+        return running.wait(), said
+
+
+def with_a_full_disk(capsys: pytest.CaptureFixture[str], target: Path, *arguments: str) -> str:
+    """What a command prints that fails to write over a file, which is as it was."""
+    target.write_text("old")
+    beside = sorted(target.parent.iterdir())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Path, "write_bytes", _full)
+        assert main([*arguments, str(target)]) == 2
+    said = capsys.readouterr()
+    assert "No space left" in said.err
+    assert target.read_text() == "old"
+    assert sorted(target.parent.iterdir()) == beside
+    return said.out
+
+
+def _full(*_: object) -> int:
+    raise OSError(28, "No space left on device")
+
+
+def help_of(capsys: pytest.CaptureFixture[str], command: str) -> str:
+    """The help of a command, which fits a terminal of 80 columns."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COLUMNS", "80")
+        with pytest.raises(SystemExit) as ended:
+            main([command, "--help"])
+    assert ended.value.code == 0
+    text = capsys.readouterr().out
+    assert max(map(len, text.splitlines())) <= 80
+    return text

@@ -20,7 +20,14 @@ from lightning_weightwatch.cli.metric_mode import is_to_rise
 from lightning_weightwatch.losses.diagnosis import diagnose
 from lightning_weightwatch.views.diagnosis import diagnosis_sentences
 from lightning_weightwatch.views.records import csv_text
-from tests.cli.commands import printed, process, refused
+from tests.cli.commands import (
+    help_of,
+    printed,
+    process,
+    refused,
+    unread,
+    with_a_full_disk,
+)
 from tests.cli.test_terminal import ESCAPE, on_a_terminal
 from tests.files.runs import LOGGERS, Logging, MakeLogger, fitted
 
@@ -50,9 +57,9 @@ def test_the_numbers_of_a_real_fit_are_judged(
     truth, _ = fitted(tmp_path, Logging(on_step=False, on_epoch=True), logger(tmp_path))
     capsys.readouterr()
     found = json.loads(printed(capsys, "diagnose", str(tmp_path), "--json", "-"))
-    assert [row["val_value"] for row in found["layers"]] == list(truth.values())
-    assert [row["train_loss"] for row in found["layers"]] == truth.epoch_means()
-    assert [row["epoch"] for row in found["layers"]] == [0, 1, 2, 3]
+    assert [row["val_value"] for row in found["validations"]] == list(truth.values())
+    assert [row["train_loss"] for row in found["validations"]] == truth.epoch_means()
+    assert [row["epoch"] for row in found["validations"]] == [0, 1, 2, 3]
     assert found["settings"]["monitor"] == "val_loss"
     assert found["settings"]["train"] == "train_loss"
     assert found["settings"]["notes"] == []
@@ -65,7 +72,7 @@ def test_json_and_csv_hold_the_report(tmp_path: Path, capsys: pytest.CaptureFixt
     printed(capsys, "diagnose", run(tmp_path), *asked)
     found = json.loads((tmp_path / "a.json").read_text())
     assert found["summary"] == report.summary()
-    assert found["layers"] == json.loads(json.dumps(report.records()))
+    assert found["validations"] == json.loads(json.dumps(report.records()))
     assert found["file"] == str(tmp_path / "version_0" / "metrics.csv")
     assert found["settings"]["mode"] == "min"
     assert (tmp_path / "a.csv").read_text() == csv_text(report.records())
@@ -181,7 +188,7 @@ def test_a_curve_without_a_finite_value_is_told_and_not_drawn(
     folder, target = run(tmp_path, ["nan"] * 5), tmp_path / "a.png"
     assert main(["diagnose", folder, "--figure", str(target)]) == 2
     said = capsys.readouterr()
-    assert "Left out: epoch 1 (nan), epoch 2 (nan), epoch 3 (nan) and 2 more." in said.out
+    assert "5 validations were NaN or infinite: epochs 1–5." in said.out
     assert "no finite value of val_loss to draw" in said.err
     assert "The curves are in" not in said.out
     assert not target.exists()
@@ -216,14 +223,9 @@ def test_the_checkpoint_that_lightning_keeps_beside_the_log_is_found(
 
 
 def test_help_fits_a_terminal_of_80_columns(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setenv("COLUMNS", "80")
-    with pytest.raises(SystemExit) as ended:
-        main(["diagnose", "--help"])
-    assert ended.value.code == 0
-    text = capsys.readouterr().out
-    assert max(map(len, text.splitlines())) <= 80
+    text = help_of(capsys, "diagnose")
     assert "usage: lightning-weightwatch diagnose LOG [options]" in text
     for option in ("monitor", "train", "mode", "json", "csv", "markdown", "figure"):
         assert f"--{option}" in text
@@ -287,31 +289,15 @@ def test_ctrl_c_and_too_little_memory_end_without_a_traceback(
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no closed pipes like this")
 def test_a_reader_that_goes_away_is_no_fault(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "lightning_weightwatch", "diagnose", run(tmp_path)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
-        assert running.stdout is not None
-        assert running.stderr is not None
-        running.stdout.close()
-        assert running.stderr.read() == b""
-        assert running.wait() == 141
+    assert unread("diagnose", run(tmp_path)) == (141, b"")
 
 
 def test_a_failed_write_keeps_the_old_file_and_shows_the_verdict(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder, target = run(tmp_path), tmp_path / "a.png"
-    target.write_text("old")
-
-    def full(*_: object) -> int:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(Path, "write_bytes", full)
-    assert main(["diagnose", folder, "--figure", str(target)]) == 2
-    said = capsys.readouterr()
-    assert "No space left" in said.err
-    assert "val_loss was best" in said.out
-    assert "The curves are in" not in said.out
-    assert target.read_text() == "old"
+    shown = with_a_full_disk(capsys, tmp_path / "a.png", "diagnose", run(tmp_path), "--figure")
+    assert "val_loss was best" in shown
+    assert "The curves are in" not in shown
 
 
 @pytest.mark.parametrize("output", ["table", "--json", "--csv", "--markdown"])
@@ -340,4 +326,4 @@ def test_one_validation_is_no_verdict_and_no_crash(
     assert "1 validation\n" in text
     assert (tmp_path / "a.svg").read_text().startswith("<?xml")
     found = json.loads(printed(capsys, "diagnose", folder, "--json=-"))
-    assert [row["val_value"] for row in found["layers"]] == VAL[:1]
+    assert [row["val_value"] for row in found["validations"]] == VAL[:1]

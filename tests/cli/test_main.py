@@ -12,7 +12,7 @@ import pytest
 import lightning_weightwatch
 from lightning_weightwatch.cli import spectra
 from lightning_weightwatch.cli.main import main
-from tests.cli.commands import process, refused, saved
+from tests.cli.commands import help_of, process, refused, saved, unread
 
 
 @pytest.mark.parametrize(
@@ -50,14 +50,9 @@ def test_wrong_arguments_are_told_in_one_line(
 
 @pytest.mark.parametrize("command", ["analyze", "describe"])
 def test_help_fits_a_terminal_of_80_columns_and_names_every_option(
-    command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    command: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("COLUMNS", "80")
-    with pytest.raises(SystemExit) as ended:
-        main([command, "--help"])
-    assert ended.value.code == 0
-    text = capsys.readouterr().out
-    assert max(map(len, text.splitlines())) <= 80
+    text = help_of(capsys, command)
     assert f"usage: lightning-weightwatch {command} FILE [options]" in text
     for option in ("--layers", "--kinds", "--min-evals", "--json", "--csv", "--trust"):
         assert option in text
@@ -129,13 +124,7 @@ def test_too_little_memory_is_told_in_one_line(
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no closed pipes like this")
 def test_a_reader_that_goes_away_is_no_fault(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "lightning_weightwatch", "describe", saved(tmp_path)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
-        assert running.stdout is not None
-        assert running.stderr is not None
-        running.stdout.close()
-        assert running.stderr.read() == b""
-        assert running.wait() == 141
+    assert unread("describe", saved(tmp_path)) == (141, b"")
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no full device here")

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lightning_weightwatch.cli.main import main
-from tests.cli.commands import printed, refused, saved
+from tests.cli.commands import printed, refused, saved, with_a_full_disk
 
 
 def test_a_file_that_cannot_be_written_is_told_before_the_work(
@@ -36,21 +35,10 @@ def test_a_file_that_cannot_be_written_is_told_before_the_work(
 
 
 def test_a_failed_write_keeps_the_old_file_and_prints_the_table(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    file, target = saved(tmp_path), tmp_path / "layers.csv"
-    target.write_text("old")
-
-    def full(*_: object) -> int:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(Path, "write_bytes", full)
-    assert main(["describe", file, "--csv", str(target)]) == 2
-    said = capsys.readouterr()
-    assert "No space left" in said.err
-    assert "48×40" in said.out
-    assert target.read_text() == "old"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["layers.csv", "model.pt"]
+    target = tmp_path / "layers.csv"
+    assert "48×40" in with_a_full_disk(capsys, target, "describe", saved(tmp_path), "--csv")
 
 
 @pytest.mark.skipif(not hasattr(os, "symlink"), reason="no links here")

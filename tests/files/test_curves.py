@@ -12,12 +12,13 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
 from lightning_weightwatch import OverfittingMonitor
-from lightning_weightwatch.files.curves import read_curves
+from lightning_weightwatch.files.curves import Curves, read_curves
 from tests.callbacks.fits import Perceptron, train_loader, trainer, val_loader
 from tests.files.runs import (
     LOGGERS,
@@ -40,6 +41,15 @@ STYLES = pytest.mark.parametrize(
     ],
     ids=["per epoch", "both", "per step"],
 )
+
+
+def stepwise(
+    folder: Path, logger: MakeLogger, *callbacks: Callback, **options: Any
+) -> tuple[Truth, Curves]:
+    """A fit that logs its training loss per step alone, and what is read of it."""
+    module = Logging(on_step=True, on_epoch=False)
+    truth, _ = fitted(folder, module, logger(folder), *callbacks, **options)
+    return truth, read_curves(folder)
 
 
 class TwoLoaders(Perceptron):
@@ -116,9 +126,7 @@ def test_validations_by_steps_across_epochs_keep_their_epochs(
         "val_check_interval": 4,
         "max_epochs": 4,
     }
-    module = Logging(on_step=True, on_epoch=False)
-    truth, _ = fitted(tmp_path, module, logger(tmp_path), **options)
-    curves = read_curves(tmp_path)
+    truth, curves = stepwise(tmp_path, logger, **options)
     assert curves.epochs == truth.epochs() == (0, 1, 1, 2, 3, 3)
     assert curves.train_losses == truth.means_so_far()
 
@@ -127,9 +135,7 @@ def test_validations_by_steps_across_epochs_keep_their_epochs(
 def test_steps_that_were_not_logged_are_no_part_of_the_mean(
     logger: MakeLogger, tmp_path: Path
 ) -> None:
-    module = Logging(on_step=True, on_epoch=False)
-    truth, _ = fitted(tmp_path, module, logger(tmp_path), log_every_n_steps=4)
-    curves = read_curves(tmp_path)
+    truth, curves = stepwise(tmp_path, logger, log_every_n_steps=4)
     step = [loss for _, loss in truth.losses]  # logged: the 4th, 8th, 12th, ... of all
     expected = [step[3], (step[7] + step[11]) / 2, step[15], (step[19] + step[23]) / 2]
     assert curves.train_losses == pytest.approx(expected, rel=1e-6)
@@ -140,9 +146,7 @@ def test_steps_that_were_not_logged_are_no_part_of_the_mean(
 def test_a_validation_whose_epoch_logged_no_training_loss_has_none(
     logger: MakeLogger, tmp_path: Path
 ) -> None:
-    module = Logging(on_step=True, on_epoch=False)
-    truth, _ = fitted(tmp_path, module, logger(tmp_path), log_every_n_steps=20)
-    curves = read_curves(tmp_path)
+    truth, curves = stepwise(tmp_path, logger, log_every_n_steps=20)
     assert [math.isnan(loss) for loss in curves.train_losses] == [True, True, True, False]
     assert curves.train_losses[3] == pytest.approx(truth.losses[19][1], rel=1e-6)
     assert curves.val_values == truth.values()
@@ -153,10 +157,9 @@ def test_a_validation_whose_epoch_logged_no_training_loss_has_none(
 def test_the_mean_of_our_monitor_comes_before_single_steps_and_its_sub_runs_are_no_runs(
     logger: MakeLogger, tmp_path: Path
 ) -> None:
-    module, monitor = Logging(on_step=True, on_epoch=False), OverfittingMonitor(verbose=False)
+    monitor = OverfittingMonitor(verbose=False)
     options: dict[str, Any] = {"log_every_n_steps": 4, "val_check_interval": 0.5}
-    truth, _ = fitted(tmp_path, module, logger(tmp_path), monitor, **options)
-    curves = read_curves(tmp_path)
+    truth, curves = stepwise(tmp_path, logger, monitor, **options)
     assert curves.train == "weightwatch/train_loss"
     assert curves.train_losses == truth.means_so_far()
     assert curves.val_values == truth.values()
@@ -201,9 +204,7 @@ def test_validate_beside_the_fit_is_no_point_of_the_curves(
 def test_epochs_of_one_batch_are_all_points_of_the_curves(
     logger: MakeLogger, tmp_path: Path
 ) -> None:
-    module = Logging(on_step=True, on_epoch=False)
-    truth, _ = fitted(tmp_path, module, logger(tmp_path), limit_train_batches=1)
-    curves = read_curves(tmp_path)
+    truth, curves = stepwise(tmp_path, logger, limit_train_batches=1)
     assert curves.val_values == truth.values()
     assert curves.train_losses == truth.epoch_means()
     assert len(curves.epochs) == 4

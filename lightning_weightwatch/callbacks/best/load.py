@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lightning_weightwatch.files.checkpoint import BadFile, MissingFile, WeightFile, open_weights
 
@@ -41,7 +41,17 @@ def load_weights(model: nn.Module, path: str, since: float) -> None:
                     f"{path}: {name} is {tuple(values.shape)} there and "
                     f"{tuple(places[name].shape)} in the model"
                 )
-            places[name].copy_(values)
+            places[name].copy_(_laid_out_as(places[name], values))
+
+
+def _laid_out_as(place: Tensor, values: Tensor) -> Tensor:
+    """Values for a DTensor: of each process the shards that it holds, without asking the others."""
+    mesh, placements = getattr(place, "device_mesh", None), getattr(place, "placements", None)
+    if mesh is None:
+        return values
+    from torch.distributed.tensor import distribute_tensor
+
+    return distribute_tensor(values.to(place.device), mesh, placements, src_data_rank=None)
 
 
 def _opened(path: str, since: float) -> WeightFile:

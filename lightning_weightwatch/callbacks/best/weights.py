@@ -16,6 +16,8 @@ from lightning_weightwatch.callbacks.ranks import TrainerRanks
 from lightning_weightwatch.files.checkpoint import BadFile
 
 FILE = "best.pt"
+# Strategies under which a parameter of the model is not a whole weight, nor a DTensor.
+_ELSEWHERE = ("FSDP", "DeepSpeed")
 
 
 class BestWeights:
@@ -75,6 +77,7 @@ class BestWeights:
         """
         if TrainerRanks(trainer).all_agree(bool(self._copy)):
             self._copy.put_back(model)
+            self._copy = BestCopy()  # its memory is needed no more
             return "memory"
         path = self.own_file(trainer) or self.checkpoint(trainer)
         if path is None:
@@ -111,16 +114,23 @@ def _first(trainer: Trainer, paths: list[str]) -> str | None:
     return path
 
 
-def refuse_averaging(trainer: Trainer, asked: str) -> None:
-    """Refuse callbacks after which the best weights are not those that were validated.
+def check_trainer(trainer: Trainer, asked: str) -> None:
+    """Refuse a Trainer on which the weights of the model are not those that were validated.
 
     Args:
-        trainer: With the callbacks.
+        trainer: With its callbacks and its strategy.
         asked: The argument that wants the best weights.
 
     Raises:
-        TrainerConfigurationError: If there is one.
+        TrainerConfigurationError: If another callback averages weights, or the strategy keeps
+            them where the model has parts of them only.
     """
+    strategy = type(trainer.strategy).__name__
+    if any(word in strategy for word in _ELSEWHERE):
+        raise TrainerConfigurationError(
+            f"OverfittingMonitor({asked}=True) with {strategy}: it keeps the weights in a form of "
+            f"its own. Leave out {asked}, and let ModelCheckpoint keep the best"
+        )
     for other in trainer.callbacks:  # type: ignore[attr-defined]
         if {base.__name__ for base in type(other).__mro__}.intersection(AVERAGING):
             raise TrainerConfigurationError(
