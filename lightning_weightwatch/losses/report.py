@@ -212,11 +212,16 @@ class LossReport:
             return Tail(None)
         if self.severity == "unknown":
             return Tail("rise", "worse, training loss unknown")
-        mild = "mild rise" if self.rise <= OVERFIT_RISE + ROUNDING else ""
+        mild = self.mild_word if self.rise <= OVERFIT_RISE + ROUNDING else ""
         if self.severity != "none":
             return Tail("overfit", mild or "overfitting")
         held = self._training_change <= _HELD * abs(self._last_training)
         return Tail("rise", mild or "worse" if held else "worse, and so is the training loss")
+
+    @property
+    def mild_word(self) -> str:
+        """What a worsening is called that is no overfitting yet."""
+        return "mild rise" if self.mode == "min" else "mild decline"
 
     @property
     def _last_training(self) -> float:

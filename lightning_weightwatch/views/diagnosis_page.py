@@ -21,7 +21,7 @@ from lightning_weightwatch.views.diagnosis_verdict import (
 )
 from lightning_weightwatch.views.diagnosis_words import (
     LEAST_TOLD,
-    mild,
+    judgement,
     moves,
     percent,
     span,
@@ -154,8 +154,7 @@ def caption_of(report: LossReport, metric: str, checkpoint: str | None) -> str |
     if _ends_worse(report):
         best += f"; by epoch {report.epochs[-1] + 1} it is {percent(report.rise)} worse"
         if report.severity in ("mild", "moderate", "severe"):
-            what = f"{report.severity} overfitting" if report.overfitting else f"a {mild(report)}"
-            best += f" ({what})"
+            best += f" ({judgement(report)})"
     parts.append(f"{best}.")
     if checkpoint:
         parts.append(f"The checkpoint of that epoch is {escape_markdown(checkpoint)}.")
@@ -181,8 +180,7 @@ def _seen(report: LossReport, phase: Phase, metric: str) -> str:
             validation = f"{metric} stays {there}"
         title = _NAMES[phase.name].removeprefix("a ").capitalize()
         return f"{title} ({where}): {'; '.join(filter(None, (train, validation)))}."
-    title = mild(report) if phase.label == "mild rise" else phase.label
-    title = title.replace("training loss", training(report))
+    title = phase.label.replace("training loss", training(report))
     worse = f"{validation}, {percent(report.rise)} worse than its best"
     if phase.name == "overfit":
         fell = train if train and told_apart(phase.train_from, phase.train_to) else None

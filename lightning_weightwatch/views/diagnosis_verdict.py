@@ -8,7 +8,7 @@ from lightning_weightwatch.views.diagnosis_skipped import skipped_validations, v
 from lightning_weightwatch.views.diagnosis_words import (
     LEAST_TOLD,
     above,
-    mild,
+    judgement,
     percent,
     training,
     training_improved,
@@ -41,11 +41,10 @@ def verdict(report: LossReport) -> str:
             "no overfitting seen."
         )
     if report.severity != "none":
-        what = f"{report.severity} overfitting" if report.overfitting else f"a {mild(report)}"
         changed = f"rose by {percent(report.rise)}"
         if report.mode == "max":
             changed = f"fell by {percent(report.rise)} to {value}"
-        return f"Since then it {changed} while {training_improved(report)}: {what}."
+        return f"Since then it {changed} while {training_improved(report)}: {judgement(report)}."
     if not above(report.rise, MILD_RISE):
         return f"{worse}, which is no more than {percent(MILD_RISE)}: no overfitting seen."
     if report.within_noise:

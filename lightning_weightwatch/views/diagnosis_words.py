@@ -43,9 +43,9 @@ def training_improved(report: LossReport) -> str:
     return f"the {training(report)} {'fell' if report.train_mode == 'min' else 'rose'}"
 
 
-def mild(report: LossReport) -> str:
-    """What a worsening is called that is no overfitting yet."""
-    return "mild rise" if report.mode == "min" else "mild decline"
+def judgement(report: LossReport) -> str:
+    """What getting worse while training gets better is called."""
+    return f"{report.severity} overfitting" if report.overfitting else f"a {report.mild_word}"
 
 
 def moves(name: str, before: float, after: float) -> str | None:

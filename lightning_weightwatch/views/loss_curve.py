@@ -22,6 +22,7 @@ _MANY = 1000
 _LONGEST = 22
 # The strip that shows the phases, as a share of the height: above it there is no data.
 _STRIP = 0.025
+_WORSE = ("overfitting", "mild rise", "mild decline", "worse")
 _STRIP_COLOURS = MID_GREY, "#DCDCDC"
 
 if TYPE_CHECKING:
@@ -114,7 +115,7 @@ def _drop_crowded(
     for place, (label, start, end) in enumerate(labels):
         box = label.get_window_extent(renderer)
         (left, _), (right, _) = axes.transData.transform([(start, 0), (end, 0)])
-        worse = place == 0 and label.get_text() in ("overfitting", "mild rise", "worse")
+        worse = place == 0 and label.get_text() in _WORSE
         fits = box.width <= right - left
         touches = any(box.x0 < other.x1 + 4 and other.x0 < box.x1 + 4 for other in taken)
         if worse or (fits and not touches):

@@ -78,7 +78,7 @@ def verdict(report: LossReport) -> dict[str, Any]:
         "lr_decay_window": report.lr_decay_window,
         "training_fell": report.training_fell,
         "within_noise": report.within_noise,
-        "phases": [(phase.name, phase.first, phase.last, phase.label) for phase in report.phases],
+        "phases": [(phase.name, phase.first, phase.last) for phase in report.phases],
         "alarm": report.criteria.alarm,
         "up": report.criteria.up,
     }
