@@ -11,14 +11,20 @@ class FitCurves:
 
     def __init__(self) -> None:
         self.mode: Mode = "min"
-        self._points: list[tuple[int, float, float, dict[str, float]]] = []
+        self._points: list[tuple[int, float, float, dict[str, float], float]] = []
         self._curves = GrowingCurves()
 
     def __len__(self) -> int:
         return len(self._points)
 
     def add(
-        self, mode: Mode, epoch: int, train: float, value: float, rates: dict[str, float]
+        self,
+        mode: Mode,
+        epoch: int,
+        train: float,
+        value: float,
+        rates: dict[str, float],
+        trained: float,
     ) -> None:
         """Take the values of a validation.
 
@@ -28,11 +34,12 @@ class FitCurves:
             train: Training loss; NaN where unknown.
             value: The validation metric.
             rates: The learning rates in force by name.
+            trained: Epochs trained until then; NaN where unknown.
         """
         if mode != self.mode:
             self._draw_anew(mode)
-        self._points.append((epoch, train, value, rates))
-        self._curves.add(epoch, train, value, rates)
+        self._points.append((epoch, train, value, rates, trained))
+        self._curves.add(*self._points[-1])
 
     def report(self) -> LossReport:
         """What they say so far."""
@@ -45,8 +52,8 @@ class FitCurves:
     def restore(self, state: dict[str, Any]) -> None:
         """Carry on with a state."""
         self._points = [
-            (int(epoch), float(train), float(value), dict(rates))
-            for epoch, train, value, rates in state["points"]
+            (int(epoch), float(train), float(value), dict(rates), float(trained))
+            for epoch, train, value, rates, trained in state["points"]
         ]
         self._draw_anew(state["mode"])
 

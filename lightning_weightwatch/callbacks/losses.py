@@ -177,15 +177,15 @@ class OverfittingMonitor(EpochMonitor):
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Note the learning rates of the batch."""
-        with self._guarded("could not read the learning rates"):
+        """Note the learning rates of the batch, and what was written before it."""
+        with self._guarded("could not follow learning rates and checkpoints"):
             self._rates.note(trainer)
+            self._best.moving_on(trainer)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Count the loss of the batch."""
-        self._best.moving_on(trainer)
         loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
         if not isinstance(loss, Tensor):
             return
@@ -240,7 +240,8 @@ class OverfittingMonitor(EpochMonitor):
             local = float(trainer.callback_metrics[self._followed or ""])
             mean = trainer.strategy.reduce(scalars_on(trainer, [local]), reduce_op="mean")
             train, value = self._training.value(trainer), float(mean)
-            self._curves.add(mode, trainer.current_epoch, train, value, self._rates.values(trainer))
+            epoch, rates = trainer.current_epoch, self._rates.values(trainer)
+            self._curves.add(mode, epoch, train, value, rates, _epochs_trained(trainer))
             self._latest = {"train_loss": train, "val_metric": value}
             if math.isfinite(value) and self._curves.report().early_stop_epoch is None:
                 self._keep_best(trainer, pl_module)
@@ -326,3 +327,11 @@ class OverfittingMonitor(EpochMonitor):
         self._followed = state["followed"]
         if len(self._curves):
             self.report = self._curves.report()
+
+
+def _epochs_trained(trainer: Trainer) -> float:
+    """How many, with the part of this one; NaN where it has no known end."""
+    batches = trainer.num_training_batches
+    if not 0 < batches < math.inf:
+        return math.nan
+    return trainer.current_epoch + (trainer.fit_loop.batch_idx + 1) / float(batches)

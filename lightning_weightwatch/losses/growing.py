@@ -21,13 +21,19 @@ class GrowingCurves:
         self._train: list[float] = []
         self._val: list[float] = []
         self._epochs: list[int] = []
+        self._trained: list[float] = []
         self._rates: dict[str, list[float]] = {}
         self._skipped: list[Skipped] = []
         self._rules = StoppingRules(sign(mode), sign(train_mode))
         self._criteria = Criteria()
 
     def add(
-        self, epoch: int, train: float, value: float, rates: dict[str, float] | None = None
+        self,
+        epoch: int,
+        train: float,
+        value: float,
+        rates: dict[str, float] | None = None,
+        trained: float = math.nan,
     ) -> None:
         """Take the values of a validation; one that is not finite is named and left out.
 
@@ -36,6 +42,7 @@ class GrowingCurves:
             train: Training loss; NaN where unknown.
             value: The validation metric.
             rates: The learning rates in force by name.
+            trained: Epochs trained until then; NaN where unknown.
         """
         if not math.isfinite(value):
             self._skipped.append(Skipped(f"epoch {epoch}", f"the validation metric is {value}"))
@@ -48,6 +55,7 @@ class GrowingCurves:
         self._train.append(train)
         self._val.append(value)
         self._epochs.append(epoch)
+        self._trained.append(trained)
         self._criteria = self._rules.add(train, value)
 
     def report(self, skipped: tuple[Skipped, ...] = ()) -> LossReport:
@@ -63,6 +71,7 @@ class GrowingCurves:
             mode=self._mode,
             train_mode=self._train_mode,
             learning_rates={name: tuple(values) for name, values in self._rates.items()},
+            trained=() if math.isnan(sum(self._trained)) else tuple(self._trained),
             criteria=self._criteria,
             skipped=(*skipped, *self._skipped),
         )

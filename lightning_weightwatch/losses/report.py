@@ -41,6 +41,7 @@ class LossReport:
         mode: `"min"` when the metric is to fall, `"max"` when it is to rise.
         train_mode: The same of the training curve.
         learning_rates: Those in force at each validation by name, NaN where unknown.
+        trained: Epochs trained until each validation, where they are known all; else empty.
         criteria: The rules that look at the curves while they grow, after the last validation.
         skipped: Validations left out, because their metric was NaN or infinite, and training losses
             that were.
@@ -52,6 +53,7 @@ class LossReport:
     mode: Mode = "min"
     train_mode: Mode = "min"
     learning_rates: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    trained: tuple[float, ...] = ()
     criteria: Criteria = field(default_factory=Criteria)
     skipped: tuple[Skipped, ...] = ()
 
@@ -94,7 +96,12 @@ class LossReport:
 
     @property
     def positions(self) -> tuple[float, ...]:
-        """Epochs trained until each validation: 1.0 after the first, 0.5 in the middle of it."""
+        """Epochs trained until each validation: 1.0 after the first, 0.5 in the middle of it.
+
+        Where they are not known, those of an epoch are taken to be as far from each other.
+        """
+        if self.trained:
+            return self.trained
         often = Counter(self.epochs)
         usual = max(often.values(), default=1)
         seen: Counter[int] = Counter()
