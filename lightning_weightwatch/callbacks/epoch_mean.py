@@ -1,9 +1,7 @@
 """The mean training loss of an epoch, over all its samples and all ranks."""
 
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import fields, is_dataclass
-from typing import Any
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -19,18 +17,20 @@ class EpochMean:
         self._sum: Tensor | float = 0.0
         self._samples = 0
 
-    def add(self, epoch: int, loss: Tensor, samples: int) -> None:
+    def add(self, epoch: int, loss: Tensor, samples: int, factor: float = 1) -> None:
         """Count a batch; the first of another epoch begins anew.
 
         Args:
             epoch: Number of the epoch.
             loss: Mean loss of the batch, of any shape.
             samples: Its batch size, as a weight.
+            factor: What the loss was divided by.
         """
         if epoch != self._epoch:
             self._epoch, self._sum, self._samples = epoch, 0.0, 0
         dtype = torch.float32 if loss.device.type == "mps" else torch.float64
-        self._sum = self._sum + loss.detach().to(dtype).mean() * samples
+        mean = loss.detach().to(dtype)
+        self._sum = self._sum + (mean.mean() if mean.ndim else mean) * (samples * factor)
         self._samples += samples
 
     def value(self, trainer: Trainer) -> float:
@@ -55,21 +55,3 @@ def scalars_on(trainer: Trainer, values: Iterable[float]) -> Tensor:
     device = trainer.strategy.root_device
     dtype = torch.float32 if device.type == "mps" else torch.float64
     return torch.tensor(list(values), dtype=dtype, device=device)
-
-
-def batch_size(batch: Any) -> int:
-    """The first dimension of the first tensor that has one, in a batch of any nesting; else 1."""
-    size = _first_dimension(batch)
-    return 1 if size is None else size
-
-
-def _first_dimension(part: Any) -> int | None:
-    if isinstance(part, Tensor):
-        return part.shape[0] if part.ndim else None
-    if is_dataclass(part) and not isinstance(part, type):
-        part = [getattr(part, field.name) for field in fields(part)]
-    if isinstance(part, Mapping):
-        part = list(part.values())
-    if isinstance(part, list | tuple):
-        return next((size for size in map(_first_dimension, part) if size is not None), None)
-    return None

@@ -14,14 +14,14 @@ from lightning_weightwatch.callbacks._lightning import (
     TrainerFn,
     rank_zero_info,
 )
-from lightning_weightwatch.callbacks.best.weights import BestWeights, check_trainer
+from lightning_weightwatch.callbacks.batch_size import known_batch_size, loader_batch_size
+from lightning_weightwatch.callbacks.best.keeper import BestKeeper
 from lightning_weightwatch.callbacks.dashboard import Chart, Pin
-from lightning_weightwatch.callbacks.epoch_mean import EpochMean, batch_size, scalars_on
+from lightning_weightwatch.callbacks.epoch_mean import EpochMean, scalars_on
 from lightning_weightwatch.callbacks.fit_curves import FitCurves
 from lightning_weightwatch.callbacks.learning_rates import LearningRates
-from lightning_weightwatch.callbacks.monitor import EpochMonitor
 from lightning_weightwatch.callbacks.monitored import (
-    FreshMetrics,
+    FollowedMetric,
     Mode,
     checked_monitor,
     choose_monitor,
@@ -34,7 +34,7 @@ from lightning_weightwatch.views.diagnosis_skipped import name_in_prose
 from lightning_weightwatch.views.loss_curve import loss_figure
 
 
-class OverfittingMonitor(EpochMonitor):
+class OverfittingMonitor(BestKeeper):
     """Follow training and validation loss, and say whether and since when the model overfits.
 
     The training loss is the mean over the samples of the epoch so far, weighted by batch size: what
@@ -143,44 +143,34 @@ class OverfittingMonitor(EpochMonitor):
         checked_monitor(monitor, mode)
         self.monitor = monitor
         self.mode = mode
-        self.save_best = save_best
-        self.restore_best = restore_best
         self.verbose = verbose
-        super().__init__(every_n_epochs=every_n_epochs, at_start=at_start, prefix=prefix)
+        super().__init__(
+            save_best=save_best,
+            restore_best=restore_best,
+            every_n_epochs=every_n_epochs,
+            at_start=at_start,
+            prefix=prefix,
+        )
 
     def _reset(self) -> None:
         super()._reset()
         self.best_checkpoint: str | None = None
         self.diagnosis: tuple[str, ...] = ()
         self._training = EpochMean()
-        self._followed: str | None = None
         self._silence_named = False
-        self._restored_at: int | None = None
+        self._first_epoch: int | None = None
+        self._metric = FollowedMetric(self.monitor, self.mode)
         self._curves = FitCurves()
-        self._best = BestWeights(save=self.save_best, restore=self.restore_best)
         self._rates = LearningRates()
         self._latest: dict[str, float] = {}
-        self._fresh = FreshMetrics()
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Check the combination with the other callbacks.
-
-        Raises:
-            TrainerConfigurationError: If the best weights are wanted, and another callback averages
-                weights, or the strategy is FSDP or DeepSpeed.
-        """
-        super().setup(trainer, pl_module, stage)
-        asked = [name for name in ("save_best", "restore_best") if getattr(self, name)]
-        if stage == "fit" and asked:
-            check_trainer(trainer, asked[0])
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Note the learning rates of the batch, and what was written before it."""
-        with self._guarded("could not follow learning rates and checkpoints"):
+        """Note the learning rates of the batch."""
+        super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
+        with self._guarded("could not read the learning rates"):
             self._rates.note(trainer)
-            self._best.moving_on(trainer)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -190,23 +180,32 @@ class OverfittingMonitor(EpochMonitor):
         if not isinstance(loss, Tensor):
             return
         with self._guarded("could not take the loss of a batch, which its mean now lacks"):
-            if pl_module.automatic_optimization:
-                loss = loss * trainer.accumulate_grad_batches  # Lightning has divided by it
-            self._training.add(trainer.current_epoch, loss, batch_size(batch))
+            # Lightning has divided the loss by it.
+            factor = trainer.accumulate_grad_batches if pl_module.automatic_optimization else 1
+            samples = known_batch_size(batch, loader_batch_size(trainer))
+            self._training.add(trainer.current_epoch, loss, samples or 1, factor)
+            if samples is None:
+                self._warn(
+                    "does not know how many samples a batch holds, and counts it as one",
+                    f"nothing in a {type(batch).__name__} says so. An integer batch_size would",
+                )
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Remember the metrics of the last validation, which stay in `callback_metrics`."""
-        self._fresh.begin(trainer)
+        self._metric.begin(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take a metric that the module logged in its own `on_validation_epoch_end`."""
+        if not trainer.sanity_checking:
+            self._metric.all_is_logged()
         self._observe(trainer, pl_module)
-        if trainer.state.fn != TrainerFn.FITTING or self._choice(trainer)[0] is not None:
+        if trainer.state.fn != TrainerFn.FITTING or self._metric.may_be_there(trainer):
             return
-        logged = self._fresh.so_far(trainer)
+        logged = self._metric.logged(trainer)
         if logged:
+            wanted = self._metric.name or self.monitor or "val_loss"
             self._warn(
-                f"has no validation metric {self.monitor or 'val_loss'!r}",
+                f"has no validation metric {wanted!r}",
                 f"this validation logged {', '.join(sorted(logged))}; set monitor to one of them",
             )
         elif not trainer.sanity_checking and not self._silence_named:
@@ -220,28 +219,32 @@ class OverfittingMonitor(EpochMonitor):
         first = {item.reason: item for item in reversed(skipped)}.values()
         super()._name_skipped(tuple(replace(item, name=name_in_prose(item)) for item in first))
 
-    def _choice(self, trainer: Trainer) -> tuple[str | None, Mode]:
-        return choose_monitor(trainer, self.monitor, self.mode, self._fresh.so_far(trainer))
-
     def _due(self, trainer: Trainer) -> bool:
         """During a validation, not before its metric is there on every rank.
 
-        One that rank 0 alone logs would leave it waiting for the others in `measure`.
+        One that rank 0 alone logs would leave it waiting for the others in `measure`. The first
+        epoch that is validated counts as the first.
         """
-        if not super()._due(trainer):
+        if not trainer.validating:
+            return super()._due(trainer)
+        first = self._first_epoch in (None, trainer.current_epoch)
+        if self._measured_at == trainer.fit_loop.total_batch_idx or not (
+            first or self._in_turn(trainer)
+        ):
             return False
-        there = not trainer.validating or self._choice(trainer)[0] is not None
-        return trainer.strategy.reduce_boolean_decision(there, all=True)
+        return trainer.strategy.reduce_boolean_decision(self._metric.is_there(trainer), all=True)
 
     def measure(self, trainer: Trainer, pl_module: LightningModule) -> LossReport:
         """Add a point after a validation, and judge the curves."""
         if trainer.validating:
-            self._followed, mode = self._choice(trainer)
-            local = float(trainer.callback_metrics[self._followed or ""])
+            self._stay_with(self._metric.before)
+            local = float(trainer.callback_metrics[self._metric.name or ""])
             mean = trainer.strategy.reduce(scalars_on(trainer, [local]), reduce_op="mean")
             train, value = self._training.value(trainer), float(mean)
             epoch, rates = trainer.current_epoch, self._rates.values(trainer)
-            self._curves.add(mode, epoch, train, value, rates, _epochs_trained(trainer))
+            trained = _epochs_trained(trainer)
+            self._first_epoch = epoch if self._first_epoch is None else self._first_epoch
+            self._curves.add(self._metric.mode, epoch, train, value, rates, trained)
             self._latest = {"train_loss": train, "val_metric": value}
             if math.isfinite(value) and self._curves.report().early_stop_epoch is None:
                 self._keep_best(trainer, pl_module)
@@ -253,25 +256,21 @@ class OverfittingMonitor(EpochMonitor):
             self._latest = {"train_loss": self._training.value(trainer)}
         return self._curves.report()
 
-    def _keep_best(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._best.new_best(trainer)
-        with self._guarded("could not keep the weights of the best epoch"):
-            self._best.copy(pl_module)
-        with self._guarded("could not write best.pt"):
-            self._best.write(trainer, pl_module, self.prefix)
+    def _stay_with(self, before: tuple[str, Mode] | None) -> None:
+        """Begin anew where the fit before this one has followed another metric."""
+        if before is None:
+            return
+        self._metric.before = None
+        self._curves = FitCurves()
+        self._forget_best()
+        self._warn(
+            f"follows {self._metric.name} ({self._metric.mode}) from here on",
+            f"the run before it was resumed was followed by {before[0]} ({before[1]}), and its "
+            "curves are left out",
+        )
 
-    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Put the best weights back, on request: every checkpoint is written by now."""
-        best_epoch = None if self.report is None else self.report.best_epoch
-        trained = trainer.fit_loop.total_batch_idx
-        if self.restore_best and best_epoch is not None and trained != self._restored_at:
-            self._restored_at, best = trained, best_epoch + 1
-            with self._guarded(f"keeps the last weights, not those of its best epoch, {best}"):
-                place = self._best.put_back(trainer, pl_module)
-                rank_zero_info(
-                    f"OverfittingMonitor put the weights of epoch {best} back, from {place}"
-                )
-        super().on_fit_end(trainer, pl_module)
+    def _best_epoch(self) -> int | None:
+        return None if self.report is None else self.report.best_epoch
 
     def scalars(self, report: Report) -> Mapping[str, float]:
         """The two losses beside the summary of the curves."""
@@ -288,14 +287,15 @@ class OverfittingMonitor(EpochMonitor):
         """Say what the curves say, in the terminal and in TensorBoard."""
         super().on_train_end(trainer, pl_module)
         report = self.report
-        if report is None or not len(self._curves) or self._followed is None:
+        followed = self._metric.name
+        if report is None or not len(self._curves) or followed is None:
             return
         with self._guarded("could not write its diagnosis"):
             self._best.moving_on(trainer)
             self.best_checkpoint = self._best.checkpoint(trainer)
             kept = self.best_checkpoint or self._best.own_file(trainer)
             name = Path(kept).name if kept else None
-            followed, step = self._followed, int(self.history[-1]["step"])
+            step = int(self.history[-1]["step"])
             self.diagnosis = tuple(diagnosis_sentences(report, followed, name))
             if self.verbose:
                 rank_zero_info("OverfittingMonitor: " + " ".join(self.diagnosis))
@@ -315,16 +315,16 @@ class OverfittingMonitor(EpochMonitor):
             **super()._state(),
             "curves": self._curves.state(),
             "training": self._training.state(),
-            "best": self._best.state(),
-            "followed": self._followed,
+            "metric": self._metric.state(),
+            "first_epoch": self._first_epoch,
         }
 
     def _restore(self, state: dict[str, Any], source: str | None) -> None:
         super()._restore(state, source)
         self._curves.restore(state["curves"])
         self._training.restore(state["training"])
-        self._best.restore(state["best"], source)
-        self._followed = state["followed"]
+        self._metric.restore(state["metric"])
+        self._first_epoch = state["first_epoch"]
         if len(self._curves):
             self.report = self._curves.report()
 

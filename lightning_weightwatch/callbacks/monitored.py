@@ -1,7 +1,7 @@
 """Which metric the other callbacks of a Trainer go by, when ours is not told one."""
 
 from collections.abc import Collection
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -41,32 +41,89 @@ def choose_monitor(
     Returns:
         The metric, None when none of the available ones is meant; and its mode.
     """
-    ours = own_keys(trainer)
-    modes: dict[str, Mode] = {
-        watcher.monitor: watcher.mode
-        for watcher in watchers(trainer)
-        if watcher.monitor not in ours and getattr(watcher, "mode", None) in ("min", "max")
-    }
-    wishes = [monitor] if monitor is not None else [*modes, "val_loss"]
-    chosen = next((wish for wish in wishes if wish in available), None)
-    return chosen, mode or modes.get(chosen or monitor or "", "min")
+    chosen = next((wish for wish in _wishes(trainer, monitor) if wish in available), None)
+    return chosen, mode or _modes(trainer).get(chosen or monitor or "", "min")
 
 
-class FreshMetrics:
-    """What a validation has logged, told from what `callback_metrics` keeps of the last one."""
+class FollowedMetric:
+    """The one validation metric that a fit follows: the first of the wishes that is there.
 
-    def __init__(self) -> None:
+    It is settled by the first validation and then kept: values of two metrics make no curve. The
+    sanity check settles it only for what is wished most, since modules log less in it.
+
+    Args:
+        monitor: Its name; None: that of ModelCheckpoint or EarlyStopping, else `val_loss`.
+        mode: Its mode; None: theirs.
+    """
+
+    def __init__(self, monitor: str | None, mode: Mode | None) -> None:
+        self._asked = monitor, mode
+        self.name: str | None = None
+        self.mode: Mode = mode or "min"
+        #: What a resumed fit had followed, if that was another metric or went in another direction.
+        self.before: tuple[str, Mode] | None = None
+        self._settled = self._complete = False
         self._old: dict[str, Tensor] = {}
 
     def begin(self, trainer: Trainer) -> None:
         """A validation begins."""
-        self._old = dict(trainer.callback_metrics)
+        self._old, self._complete = dict(trainer.callback_metrics), False
 
-    def so_far(self, trainer: Trainer) -> dict[str, Tensor]:
-        """What it has logged by now, without keys of ours."""
+    def all_is_logged(self) -> None:
+        """The validation logs no more: what was hoped for and is missing will not come."""
+        self._complete = True
+
+    def logged(self, trainer: Trainer) -> dict[str, Tensor]:
+        """What the validation has logged by now, without keys of ours.
+
+        `callback_metrics` keeps what earlier ones have logged.
+        """
         ours = own_keys(trainer)
         return {
             name: value
             for name, value in trainer.callback_metrics.items()
             if value is not self._old.get(name) and name not in ours
         }
+
+    def is_there(self, trainer: Trainer) -> bool:
+        """Whether this validation has logged it."""
+        logged = self.logged(trainer)
+        if not self._settled:
+            monitor, mode = self._asked
+            if not self._complete and _wishes(trainer, monitor)[0] not in logged:
+                return False
+            name, mode = choose_monitor(trainer, monitor, mode, logged)
+            if name is None:
+                return False
+            if self.name is not None and (self.name, self.mode) != (name, mode):
+                self.before = self.name, self.mode
+            self.name, self.mode, self._settled = name, mode, True
+        return self.name in logged
+
+    def may_be_there(self, trainer: Trainer) -> bool:
+        """Whether this validation has logged it, or what may turn out to be it."""
+        monitor, mode = self._asked
+        wished = choose_monitor(trainer, monitor, mode, self.logged(trainer))[0]
+        return self.is_there(trainer) or (not self._settled and wished is not None)
+
+    def state(self) -> list[str | None]:
+        """For a checkpoint."""
+        return [self.name, self.mode]
+
+    def restore(self, state: list[Any]) -> None:
+        """What the fit before this one has followed."""
+        self.name, self.mode = state
+
+
+def _modes(trainer: Trainer) -> dict[str, Mode]:
+    """What ModelCheckpoint and EarlyStopping monitor, with their modes."""
+    ours = own_keys(trainer)
+    return {
+        watcher.monitor: watcher.mode
+        for watcher in watchers(trainer)
+        if watcher.monitor not in ours and getattr(watcher, "mode", None) in ("min", "max")
+    }
+
+
+def _wishes(trainer: Trainer, monitor: str | None) -> list[str]:
+    return [monitor] if monitor is not None else [*_modes(trainer), "val_loss"]

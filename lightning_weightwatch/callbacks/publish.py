@@ -47,8 +47,13 @@ def set_monitored(trainer: Trainer, scalars: Mapping[str, float]) -> None:
     """
     device = trainer.strategy.root_device
     dtype = torch.float32 if device.type == "mps" else torch.float64
+    # What `callback_metrics` returns; but that first computes, and so fixes, what the module logs.
+    connector = getattr(trainer, "_logger_connector", None)
+    metrics = getattr(connector, "_callback_metrics", None)
+    if not isinstance(metrics, dict):
+        metrics = trainer.callback_metrics
     for key, value in scalars.items():
-        trainer.callback_metrics[key] = torch.tensor(value, dtype=dtype, device=device)
+        metrics[key] = torch.tensor(value, dtype=dtype, device=device)
 
 
 class Publisher:

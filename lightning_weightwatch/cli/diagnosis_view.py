@@ -1,5 +1,6 @@
 """What the learning curves of a run tell, in the terminal."""
 
+import math
 from collections.abc import Sequence
 
 from rich.console import Group, RenderableType
@@ -39,7 +40,7 @@ def diagnosis_view(
         *(_line(sentence) for sentence in sentences),
     ]
     if report.phases:
-        table, _ = fitted_table(report.phases, _COLUMNS, width)
+        table, _ = fitted_table(report.phases, _columns(report), width)
         parts += [Text(), table]
     if notes:
         parts += [Text(), *(_line(f"Note: {note}", "dim") for note in notes)]
@@ -59,12 +60,16 @@ def _way(start: float, end: float) -> Text:
     return Text(f"{format_value(start)} → {format_value(end)}")
 
 
-_COLUMNS: list[Column[Phase]] = [
-    Column("phase", lambda phase: Text(one_line(phase.label)), 0, left=True),
-    Column("epochs", _epochs, 0),
-    Column("training loss", lambda phase: _way(phase.train_from, phase.train_to), 0),
-    Column("validation", lambda phase: _way(phase.val_from, phase.val_to), 0),
-]
+def _columns(report: LossReport) -> list[Column[Phase]]:
+    """Without the training where nothing is known of it."""
+    columns: list[Column[Phase]] = [
+        Column("phase", lambda phase: Text(one_line(phase.label)), 0, left=True),
+        Column("epochs", _epochs, 0),
+    ]
+    if any(map(math.isfinite, report.train_losses)):
+        name = report.training_word
+        columns.append(Column(name, lambda phase: _way(phase.train_from, phase.train_to), 0))
+    return [*columns, Column("validation", lambda phase: _way(phase.val_from, phase.val_to), 0)]
 
 
 def _counted(count: int, word: str) -> str:

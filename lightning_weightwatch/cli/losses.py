@@ -1,8 +1,11 @@
 """`diagnose`: what the learning curves in the log of a run tell."""
 
 import io
+import json
+import math
 import re
 from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,7 +13,7 @@ from jsonargparse import Namespace
 from rich.text import Text
 
 from lightning_weightwatch.cli.diagnosis_view import diagnosis_view
-from lightning_weightwatch.cli.metric_mode import is_to_rise
+from lightning_weightwatch.cli.metric_mode import direction, is_to_rise
 from lightning_weightwatch.cli.output import STDOUT, check_targets, publish, show
 from lightning_weightwatch.cli.refusal import Refusal
 from lightning_weightwatch.files.bad_file import BadFile
@@ -44,6 +47,7 @@ def run_diagnose(options: Namespace) -> None:
         curves.train_losses,
         curves.val_values,
         mode=mode,
+        train_mode=direction(curves.train or ""),
         epochs=curves.epochs,
         learning_rates=curves.learning_rates,
     )
@@ -58,8 +62,8 @@ def run_diagnose(options: Namespace) -> None:
     }
     publish(
         [
-            (options.json, lambda: json_text(report, curves.source, settings, "validations")),
-            (options.csv, lambda: csv_text(report.records())),
+            (options.json, lambda: _json(report, curves.source, settings)),
+            (options.csv, lambda: _csv(report)),
             (
                 options.markdown,
                 lambda: diagnosis_markdown(report, curves.monitor, checkpoint, notes),
@@ -110,21 +114,61 @@ def _mode(
 
 
 def _checkpoint_of_the_best(report: LossReport, curves: Curves) -> str | None:
-    """The file with the weights of the best epoch, where its name leaves no doubt of it.
+    """The file with the weights of the best validation, where its name leaves no doubt of it.
 
-    Of several validations in that epoch, or several files, any could be meant.
+    A name tells the epoch, and most tell how many steps were done: Lightning logs the last of them,
+    counted from 0. Where the steps are not known on both sides, any of several validations in that
+    epoch, or of several files, could be meant.
     """
-    best = report.best_epoch
-    if best is None or Counter(curves.epochs)[best] > 1:
+    best = report.best_index
+    if best is None:
         return None
+    finite = [place for place, value in enumerate(curves.val_values) if math.isfinite(value)]
+    done = curves.steps[finite[best]] + 1 if curves.steps else None
+    several = Counter(curves.epochs)[report.epochs[best]] > 1
     source = Path(curves.source)
     run = source if source.is_dir() else source.parent
-    named = re.compile(rf"epoch=0*{best}(?!\d).*\.ckpt")
+    named = re.compile(rf"epoch=0*{report.epochs[best]}(?!\d)(?:.*?step=(\d+))?.*\.ckpt")
     try:
-        files = [file for file in (run / "checkpoints").iterdir() if named.fullmatch(file.name)]
+        files = [
+            file
+            for file in (run / "checkpoints").iterdir()
+            if (name := named.fullmatch(file.name))
+            and (not several if done is None or not name[1] else int(name[1]) == done)
+        ]
     except OSError:
         return None
     return str(files[0]) if len(files) == 1 else None
+
+
+def _json(report: LossReport, source: str, settings: dict[str, Any]) -> str:
+    """The report as JSON with the verdict and the advice under `diagnosis`; epochs are 0-based."""
+    diagnosis = {
+        "overfitting": report.overfitting,
+        "severity": report.severity,
+        "best_epoch": report.best_epoch,
+        "best_value": report.best_value,
+        "phases": [asdict(phase) for phase in report.phases],
+        "patience": report.patience,
+        "early_stop_epoch": report.early_stop_epoch,
+        "lr_decay_window": report.lr_decay_window,
+        "lr_drops": [
+            {"epoch": report.epochs[drop.index], **asdict(drop)} for drop in report.lr_drops
+        ],
+        "noise": report.noise,
+        "within_noise": report.within_noise,
+    }
+    strict = json_text(report, source, {**settings, "diagnosis": diagnosis}, "validations")
+    content = json.loads(strict)
+    verdict = content["settings"].pop("diagnosis")
+    ordered = {"file": None, "settings": None, "diagnosis": verdict, **content}
+    return f"{json.dumps(ordered, indent=1, allow_nan=False)}\n"
+
+
+def _csv(report: LossReport) -> str:
+    """A row per validation; without one the header alone."""
+    header = csv_text(LossReport((0.0,), (0.0,), (0,)).records()).split("\n", 1)[0]
+    return csv_text(report.records()) if report.val_values else f"{header}\n"
 
 
 def _picture(report: LossReport, curves: Curves, target: str) -> bytes:

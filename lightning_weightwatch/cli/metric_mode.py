@@ -1,6 +1,7 @@
 """Whether a metric is to rise, by the words in its name."""
 
 import re
+from typing import Literal
 
 _TO_RISE = {
     "acc", "accuracy", "ap", "auc", "auprc", "auroc", "bleu", "dice", "f1", "fbeta", "hit",
@@ -22,7 +23,18 @@ def is_to_rise(metric: str) -> bool:
     >>> [is_to_rise(name) for name in ("val_loss", "val_dice_loss", "val_vacancy", "val_map_error")]
     [False, False, False, False]
     """
-    spelled = f"{metric} {_INNER.sub(' ', metric)}".lower()
+    return direction(metric) == "max"
+
+
+def direction(curve: str) -> Literal["min", "max"] | None:
+    """Which way the name of a curve says that it is to go; None where it does not say.
+
+    >>> direction("train_loss"), direction("train_acc"), direction("train")
+    ('min', 'max', None)
+    """
+    spelled = f"{curve} {_INNER.sub(' ', curve)}".lower()
     words = set(_WORD.findall(spelled))
     words |= {word.rstrip("0123456789") for word in words}
-    return bool(words & _TO_RISE) and not words & _TO_FALL
+    if words & _TO_FALL:
+        return "min"
+    return "max" if words & _TO_RISE else None

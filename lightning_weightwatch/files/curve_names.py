@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from lightning_weightwatch.files.bad_file import BadFile
@@ -15,14 +16,16 @@ OUR_MONITOR = "weightwatch/val_metric"
 _MONITORS = (
     "val_loss", "val/loss", "valid_loss", "valid/loss", "validation_loss", "validation/loss",
     "val_loss_epoch", "val/loss_epoch", "valid_loss_epoch", "valid/loss_epoch", "eval_loss",
-    "eval/loss",
+    "eval/loss", "loss/val", "loss/valid", "loss/validation", "loss/eval", "validation/epoch_loss",
+    "val/epoch_loss", "valid/epoch_loss", "loss/test",
 )  # fmt: skip
 _TRAINING = (
     OUR_TRAIN_LOSS, "train_loss_epoch", "train/loss_epoch", "train_loss", "train/loss",
-    "training_loss", "training/loss", "loss_epoch", "loss", "train_loss_step", "train/loss_step",
-    "loss_step",
+    "training_loss", "training/loss", "loss/train", "loss/training", "train/epoch_loss",
+    "training/epoch_loss", "loss_epoch", "loss", "train_loss_step", "train/loss_step", "loss_step",
 )  # fmt: skip
-_LEARNING_RATES = ("lr", "learning_rate")
+_LEARNING_RATES = ("lr", "learning_rate", "epoch_lr", "epoch_learning_rate")
+_OF_VALIDATION = re.compile(r"(?<![a-z])(?:validation|valid|val|eval)(?![a-z])")
 _NOT_RATES = ("-momentum", "-weight_decay")  # what LearningRateMonitor may log beside
 _ONE_OF_SEVERAL_LOADERS = "/dataloader_idx_"
 _SHOWN = 24
@@ -62,22 +65,35 @@ def choose_monitor(source: str, names: Sequence[str], asked: str | None) -> str:
     )
 
 
-def choose_training(
+def training_curves(
     source: str, names: Sequence[str], asked: str | None, monitor: str
-) -> str | None:
-    """The training loss, also where the validation metric is another; None without one.
+) -> list[str]:
+    """What may be the training curve, the likeliest first; none where no name says so.
+
+    A training loss comes first also where the validation metric is another; the same metric of the
+    training (`train_acc` beside `val_acc`) last.
 
     Raises:
         BadFile: If the one that is asked for is not there.
     """
     if asked is not None:
-        return _asked(source, names, asked, "train")
+        return [_asked(source, names, asked, "train")]
     others = [name for name in names if name != monitor]
-    found = _first(_TRAINING, others)
-    if found is not None:
-        return found
     losses = [name for name in others if name.lower().startswith("train") and "loss" in name]
-    return losses[0] if len(losses) == 1 else None
+    there = _by_spelling(others)
+    found = [there[name] for name in _TRAINING if name in there]
+    found += losses if len(losses) == 1 else []
+    found += [there[name] for name in _of_training(monitor) if name in there]
+    return list(dict.fromkeys(found))
+
+
+def _of_training(monitor: str) -> list[str]:
+    """What the training's own values of a validation metric are usually called."""
+    spelled = _spelled(monitor)
+    if not _OF_VALIDATION.search(spelled):
+        return []
+    words = [_OF_VALIDATION.sub(word, spelled, count=1) for word in ("train", "training", "")]
+    return [*words[:2], words[2].strip("_/-. ")]
 
 
 def is_mean_of_epoch(train: str) -> bool:
@@ -97,7 +113,7 @@ def learning_rates(names: Sequence[str]) -> list[str]:
         name
         for name in names
         if (name.startswith("lr-") and not name.endswith(_NOT_RATES))
-        or name.lower() in _LEARNING_RATES
+        or name.lower().rpartition("/")[2] in _LEARNING_RATES
     ]
 
 
@@ -111,8 +127,16 @@ def _asked(source: str, names: Sequence[str], asked: str, option: str) -> str:
 
 
 def _first(wanted: Sequence[str], names: Sequence[str]) -> str | None:
-    there = {name.lower().replace(" ", "_"): name for name in reversed(names)}
+    there = _by_spelling(names)
     return next((there[name] for name in wanted if name in there), None)
+
+
+def _by_spelling(names: Sequence[str]) -> dict[str, str]:
+    return {_spelled(name): name for name in reversed(names)}
+
+
+def _spelled(name: str) -> str:
+    return name.lower().replace(" ", "_")
 
 
 def _listed(names: Sequence[str]) -> str:

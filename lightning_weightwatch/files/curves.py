@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import os
-from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Mapping, Sequence
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 from math import nan
 
 from lightning_weightwatch.files.bad_file import BadFile, as_path
+from lightning_weightwatch.files.beside_fit import beside_the_fit
 from lightning_weightwatch.files.curve_names import (
     choose_monitor,
-    choose_training,
-    is_mean_of_epoch,
     learning_rates,
-    of_single_steps,
+    training_curves,
 )
 from lightning_weightwatch.files.log_folder import logs_at
 from lightning_weightwatch.files.logged import Log, Point
 from lightning_weightwatch.files.printable import in_one_line, printable
+from lightning_weightwatch.files.training_curve import (
+    choose_covering,
+    counts_other_steps,
+    in_epochs_of,
+    training_losses,
+)
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,7 @@ class Curves:
             where unknown.
         source: The file or folder that was read.
         notes: Where the reading is an approximation, in sentences.
+        steps: Step of each validation as logged; empty for a log without steps.
     """
 
     train_losses: tuple[float, ...]
@@ -46,6 +51,7 @@ class Curves:
     learning_rates: Mapping[str, tuple[float, ...]]
     source: str
     notes: tuple[str, ...]
+    steps: tuple[float, ...] = ()
 
 
 def read_curves(
@@ -56,10 +62,11 @@ def read_curves(
     Args:
         path: The folder of a run, one that holds a single run, or a file: `metrics.csv` of
             Lightning's `CSVLogger` and other tables with a header, or an event file of TensorBoard.
-            In a folder `metrics.csv` is preferred where it has the metric.
+            In a folder `metrics.csv` is preferred where it has the metric. Folders `train` and
+            `validation` of event files, as Keras writes them, are one run.
         monitor: The validation metric; None for `val_loss` or another usual name.
         train: The training loss; None for `weightwatch/train_loss`, `train_loss_epoch`,
-            `train_loss` or another usual name.
+            `train_loss` or another usual name, else for the training's own values of the metric.
 
     Returns:
         The curves. Values of a curve that is logged per step become the mean over those of the
@@ -92,26 +99,38 @@ def read_curves(
 
 def _curves(log: Log, monitor: str | None, train: str | None, notes: Sequence[str] = ()) -> Curves:
     name = choose_monitor(log.source, log.names, monitor)
-    training_name = choose_training(log.source, log.names, train, name)
+    candidates = training_curves(log.source, log.names, train, name)
     said = [*notes, *log.notes]
-    validations = _of_training(log.curve(name), log, said)
+    validations = log.curve(name)
     if not validations:
         raise BadFile(
             f"{log.source}: holds no value of {name} yet. Wait for the first validation, or name "
             "another with --monitor (monitor=...)."
         )
-    training: list[Point] = []
-    if training_name is not None:
-        training = log.curve(training_name)
     if not log.has_epochs:
         said.append("The log tells no epochs: validations are counted as epochs.")
         validations = [point._replace(epoch=number) for number, point in enumerate(validations)]
-        training = _in_epochs_of(validations, training)
+
+    def training_of(name: str) -> list[Point]:
+        points = log.curve(name)
+        return points if log.has_epochs else in_epochs_of(validations, points)
+
+    training_name = choose_covering(candidates, training_of, validations, said)
+    training = training_of(training_name) if training_name is not None else []
+    said += _replaced(log, [name, training_name])
+    validations = _of_the_fit(log, validations, training, said)
+    said += _not_from_the_start(log, validations)
     losses = [nan] * len(validations)
     if training_name is None:
-        said.append("The log holds no training loss of a usual name: --train names another.")
+        said.append("The log has no training loss of a usual name. --train names another.")
+    elif log.has_steps and not log.has_epochs and counts_other_steps(validations, training):
+        said.append(
+            f"{printable(training_name)} goes on to step {training[-1].position:.0f} and "
+            f"{printable(name)} ends at step {validations[-1].position:.0f}: one seems to count "
+            "batches and the other epochs, so they are not compared. Log both at the same steps."
+        )
     else:
-        losses = _training_losses(log, training_name, training, validations, said)
+        losses = training_losses(log, training_name, training, validations, said)
     return Curves(
         train_losses=tuple(losses),
         val_values=tuple(point.value for point in validations),
@@ -121,103 +140,49 @@ def _curves(log: Log, monitor: str | None, train: str | None, notes: Sequence[st
         learning_rates=_learning_rates(log, validations, said),
         source=log.source,
         notes=tuple(said),
+        steps=tuple(point.position for point in validations) if log.has_steps else (),
     )
 
 
-def _of_training(points: list[Point], log: Log, said: list[str]) -> list[Point]:
-    """The validations of the fit.
-
-    `Trainer.validate()` logs the same metric one step after the last validation, with the weights
-    of any checkpoint, or at step 0 before all training. TensorBoardLogger writes placeholders of
-    hyperparameter metrics there too.
-    """
-    if not points or not log.has_steps:
-        return points
-    before: list[Point | None] = [None, *points[:-1]]
-    alien = [
-        point
-        for point, last in zip(points, before, strict=True)
-        if point.position - (last.position if last else -1) == 1
-        and (last is None or last.epoch != point.epoch or point.epoch is None)
+def _replaced(log: Log, names: Sequence[str | None]) -> list[str]:
+    """How many values of the two curves later ones took the place of, as a note."""
+    counts = [(name, len(log.written(name)), len(log.curve(name))) for name in names if name]
+    lost = [
+        f"{written - kept} of {written} values of {printable(name)}"
+        for name, written, kept in counts
+        if kept < written
     ]
-    # Where most validations are one step apart, an epoch is one step.
-    if not alien or 2 * len(alien) > len(points):
-        return points
-    left_out = {point.position for point in alien}
-    steps = ", ".join(f"{step:.0f}" for step in sorted(left_out))
-    said.append(f"Left out, as no training step led to it: the value at step {steps}.")
-    return [point for point in points if point.position not in left_out]
-
-
-def _in_epochs_of(validations: list[Point], training: list[Point]) -> list[Point]:
-    """Training points numbered by the first validation that does not come before them."""
-    positions = [point.position for point in validations]
-    return [point._replace(epoch=bisect_left(positions, point.position)) for point in training]
-
-
-def _training_losses(
-    log: Log, name: str, training: list[Point], validations: list[Point], said: list[str]
-) -> list[float]:
-    """The training loss of each validation."""
-    shown = printable(name)
-    epochs: dict[int | None, list[Point]] = {}
-    for point in training:
-        epochs.setdefault(point.epoch, []).append(point)
-    rows = {point.position: point.value for point in training}
-    if not log.has_steps and all(point.position in rows for point in validations):
-        return [rows[point.position] for point in validations]  # a table with both in every row
-    of_steps = not is_mean_of_epoch(name) and _is_of_steps(log, epochs, validations)
-    read = _mean_up_to if of_steps else _value_at
-    at = {epoch: read(points) for epoch, points in epochs.items()}
-    losses = [
-        at[point.epoch](point.position) if point.epoch in at else None for point in validations
+    if not lost:
+        return []
+    return [
+        f"Left out: {' and '.join(lost)}. Values written later go back to their steps or epochs, "
+        "as those of a resumed or repeated run do."
     ]
-    here = [point.epoch for point in validations]
-    counts = {len(epochs[epoch]) for epoch in here if epoch in epochs}
-    if of_steps and counts:
-        count = f"{min(counts)} to {max(counts)}" if len(counts) > 1 else str(*counts)
-        said.append(
-            f"{shown} is the mean of the {count} logged steps of each epoch, which need not be all."
-        )
-    elif len(set(here)) < len(here) and counts == {1}:
-        steps = of_single_steps(log.names, name)
-        closer = f" --train {printable(steps)} follows it more closely." if steps else ""
-        said.append(f"{shown} has one value for all validations of an epoch.{closer}")
-    if missing := losses.count(None):
-        said.append(f"No {shown} was logged for {missing} of {len(losses)} validations.")
-    return [nan if loss is None else loss for loss in losses]
 
 
-def _is_of_steps(
-    log: Log, epochs: Mapping[int | None, list[Point]], validations: list[Point]
-) -> bool:
-    """Whether a training curve is logged per step: several times, or within an epoch.
-
-    Lightning writes a mean at the step of the last validation of the epoch.
-    """
-    ends = {point.epoch: point.position for point in validations}
-    return any(len(points) > 1 for points in epochs.values()) or (
-        log.has_steps
-        and any(points[0].position < ends.get(epoch, 0) for epoch, points in epochs.items())
-    )
-
-
-def _mean_up_to(points: list[Point]) -> Callable[[float], float | None]:
-    """The mean of the values up to a position; None where there is none."""
-    positions = [point.position for point in points]
-    sums = list(accumulate(point.value for point in points))
-
-    def mean(position: float) -> float | None:
-        count = bisect_right(positions, position)
-        return sums[count - 1] / count if count else None
-
-    return mean
+def _of_the_fit(
+    log: Log, validations: list[Point], training: list[Point], said: list[str]
+) -> list[Point]:
+    """The validations without those beside the fit, which only Lightning logs, and with epochs."""
+    if not (log.has_steps and log.has_epochs):
+        return validations
+    alien = beside_the_fit(validations, training[-1].position if training else None)
+    if alien:
+        steps = ", ".join(f"{point.position:.0f}" for point in alien)
+        said.append(f"Left out, as no training step led to it: the value at step {steps}.")
+    return [point for point in validations if point not in alien]
 
 
-def _value_at(points: list[Point]) -> Callable[[float], float | None]:
-    """The last value up to a position, or the first: a mean is written when the epoch is over."""
-    positions = [point.position for point in points]
-    return lambda position: points[max(bisect_right(positions, position) - 1, 0)].value
+def _not_from_the_start(log: Log, validations: list[Point]) -> list[str]:
+    """A note where the epochs before the first validation must have been logged elsewhere."""
+    epochs = sorted({point.epoch or 0 for point in validations})
+    every = epochs[1] - epochs[0] if len(epochs) > 1 else 1
+    if not log.first_epoch or epochs[0] < every:
+        return []
+    return [
+        f"The log begins with epoch {log.first_epoch + 1}: earlier epochs are not in it, and a "
+        "better one may be among them."
+    ]
 
 
 def _learning_rates(

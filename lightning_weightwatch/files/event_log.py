@@ -56,11 +56,11 @@ def open_events(source: Path, files: Sequence[Path]) -> Log:
     epochs = latest(curves.pop(_EPOCH, []), has_steps=True)
     epoch = epoch_of_step({point.position: round(point.value) for point in epochs})
 
-    def curve(name: str) -> list[Point]:
-        points = (point._replace(epoch=epoch(point.position)) for point in curves[name])
-        return latest(points, has_steps=True)
+    def written_of(name: str) -> list[Point]:
+        return [point._replace(epoch=epoch(point.position)) for point in curves[name]]
 
-    return Log(str(source), tuple(curves), curve, has_steps=True, has_epochs=bool(epochs))
+    first = min((round(point.value) for point in epochs), default=None)
+    return Log(str(source), tuple(curves), written_of, has_steps=True, first_epoch=first)
 
 
 def _scalars(file: Path) -> tuple[float, dict[str, list[tuple[int, float]]]]:

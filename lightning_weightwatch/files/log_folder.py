@@ -13,6 +13,7 @@ from lightning_weightwatch.files.event_log import is_event_file, open_events
 from lightning_weightwatch.files.logged import Log
 from lightning_weightwatch.files.metrics_csv import open_csv
 from lightning_weightwatch.files.printable import quoted
+from lightning_weightwatch.files.split_run import joined, open_split
 
 _METRICS = "metrics.csv"
 _EXPECTED = (
@@ -28,7 +29,8 @@ def logs_at(path: Path) -> list[Callable[[], Log]]:
     """What opens the logs of the one run at a path, the most exact first.
 
     `metrics.csv` holds every digit, event files 32-bit floats. A folder that holds a log is a run;
-    what lies below it (`train` and `val` of `OverfittingMonitor`) is no run of its own.
+    what lies below it (`train` and `val` of `OverfittingMonitor`) is no run of its own. Without
+    one, folders `train` and `validation` beside each other are one run.
 
     Raises:
         MissingFile: If there is nothing at the path.
@@ -41,12 +43,14 @@ def logs_at(path: Path) -> list[Callable[[], Log]]:
             partial(open_events, path, [path]) if is_event_file(path) else partial(open_csv, path)
         )
         return [opener]
-    found = dict(_runs(path))
+    found = joined(dict(_runs(path)))
     if not found:
         raise BadFile(f"{path}: no log of a run in this folder. {_EXPECTED}")
     if len(found) > 1:
         raise BadFile(f"{path}: holds {_listed(path, found)}. Give the folder of one of them.")
     ((run, files),) = found.items()
+    if all(file.parent != run for file in files):
+        return [partial(open_split, run, files)]
     events = [file for file in files if is_event_file(file)]
     exact = [partial(open_csv, file) for file in files if file.name == _METRICS]
     return [*exact, *([partial(open_events, run, events)] if events else [])]

@@ -32,18 +32,28 @@ class Log:
     Attributes:
         source: The file or folder.
         names: Of its curves, in its order.
-        curve: The points of one of them, by position; raises `BadFile` for what is no number.
+        written: All points of one of them as they were written; raises `BadFile` for what is no
+            number.
         has_steps: Whether positions are steps.
-        has_epochs: Whether it tells epochs.
+        first_epoch: The first that it tells of, 0-based; None where it tells no epochs.
         notes: Where its reading is an approximation, in sentences.
     """
 
     source: str
     names: tuple[str, ...]
-    curve: Callable[[str], list[Point]]
+    written: Callable[[str], list[Point]]
     has_steps: bool
-    has_epochs: bool
+    first_epoch: int | None
     notes: tuple[str, ...] = ()
+
+    @property
+    def has_epochs(self) -> bool:
+        """Whether it tells epochs."""
+        return self.first_epoch is not None
+
+    def curve(self, name: str) -> list[Point]:
+        """The points that count, by position; raises `BadFile` for what is no number."""
+        return latest(self.written(name), has_steps=self.has_steps)
 
 
 def latest(points: Iterable[Point], *, has_steps: bool) -> list[Point]:

@@ -7,11 +7,18 @@ import csv
 import io
 import math
 from collections import Counter
+from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 
 from lightning_weightwatch.files.bad_file import BadFile, check_regular, reading
-from lightning_weightwatch.files.logged import MAX_EPOCH, Log, Point, epoch_of_step, latest
-from lightning_weightwatch.files.printable import in_one_line, quoted
+from lightning_weightwatch.files.logged import MAX_EPOCH, Log, Point, epoch_of_step
+from lightning_weightwatch.files.printable import in_one_line, printable, quoted
+from lightning_weightwatch.files.row_order import (
+    counts_epochs_from_1,
+    is_newest_first,
+    is_step_of_epoch,
+)
 
 _EXPECTED = "Give a CSV file with a header, or the folder of a run."
 _EPOCHS = ("epoch", "epochs")
@@ -27,14 +34,15 @@ def open_csv(file: Path) -> Log:
     """The curves in a CSV file. Only the columns that are asked for need hold numbers.
 
     The delimiter may be a comma, semicolon, tab or bar; blank cells, `None` and `NA` are absent,
-    `nan` and `inf` are values. Epochs are taken as counted from 1 where a table without steps
-    begins with epoch 1.
+    `nan` and `inf` are values. Epochs are taken as counted from 1 where the steps say so, or a
+    table without steps begins with epoch 1. A step that begins anew in each epoch is ignored, and
+    rows that are sorted from the newest to the oldest are read from the last on.
 
     Raises:
         BadFile: If it is no such table, or cannot be read.
     """
     header, rows, delimiter = _table(file)
-    repeated = {name for name, count in Counter(header).items() if count > 1 and name}
+    repeated = {name for name, often in Counter(header).items() if often > 1 and name}
     cells: dict[str, _Cells] = {name: [] for name in header if name}
     for number, row in enumerate(rows):
         for name, text in zip(header, row, strict=False):
@@ -44,6 +52,7 @@ def open_csv(file: Path) -> Log:
     steps_in = next((column_of[name] for name in _STEPS if name in column_of), None)
     epochs_in = next((column_of[name] for name in _EPOCHS if name in column_of), None)
 
+    @cache
     def numbers(name: str) -> dict[int, float]:
         if name in repeated:
             raise BadFile(f"{file}: has several columns {quoted(name)}. Rename all but one.")
@@ -51,23 +60,36 @@ def open_csv(file: Path) -> Log:
             number: _number(file, name, number, text, delimiter) for number, text in cells[name]
         }
 
-    steps = _filled(numbers(steps_in), len(rows)) if steps_in else None
+    said_epochs = numbers(epochs_in) if epochs_in else {}
+    said_steps = _finite(numbers(steps_in)) if steps_in else {}
     notes: list[str] = []
-    epochs: dict[int, int] = {}
-    if epochs_in:
-        epochs = _epochs(file, numbers(epochs_in), notes, from_0=steps is not None)
-    position = steps or [float(number) for number in range(len(rows))]
-    nearest = epoch_of_step({position[number]: epoch for number, epoch in epochs.items()})
+    order: Sequence[int] = range(len(rows))
+    if is_newest_first(_finite(said_epochs), said_steps):
+        notes.append("The rows are sorted from the newest to the oldest: read from the last on.")
+        order = order[::-1]
+    has_steps = bool(said_steps)
+    if is_step_of_epoch(_finite(said_epochs), said_steps):
+        notes.append(f"{printable(steps_in or '')} begins anew in each epoch: rows are counted.")
+        has_steps = False
+    position = (
+        _filled(said_steps, order)
+        if has_steps
+        else {row: float(place) for place, row in enumerate(order)}
+    )
+    epochs = _epochs(file, said_epochs, position if has_steps else None, notes)
+    nearest = epoch_of_step({position[row]: epochs[row] for row in order if row in epochs})
 
-    def curve(name: str) -> list[Point]:
-        points = (
-            Point(position[row], epochs.get(row, nearest(position[row])), value)
-            for row, value in numbers(name).items()
-        )
-        return latest(points, has_steps=steps is not None)
+    def written(name: str) -> list[Point]:
+        values = numbers(name)
+        return [
+            Point(position[row], epochs.get(row, nearest(position[row])), values[row])
+            for row in order
+            if row in values
+        ]
 
     names = tuple(name for name in cells if name not in (steps_in, epochs_in))
-    return Log(str(file), names, curve, steps is not None, bool(epochs), tuple(notes))
+    first = min(epochs.values(), default=None)
+    return Log(str(file), names, written, has_steps, first, tuple(notes))
 
 
 def _table(file: Path) -> tuple[list[str], list[list[str]], str]:
@@ -133,7 +155,7 @@ def _text(file: Path) -> str:
 
 
 def _epochs(
-    file: Path, found: dict[int, float], notes: list[str], *, from_0: bool
+    file: Path, found: dict[int, float], steps: Mapping[int, float] | None, notes: list[str]
 ) -> dict[int, int]:
     """The 0-based epoch of each row that tells one.
 
@@ -147,18 +169,32 @@ def _epochs(
     if any(epoch % 1 for epoch in epochs.values()):
         notes.append("Epochs are fractions: taken as the passes through the data that were done.")
         return {row: max(math.ceil(epoch) - 1, 0) for row, epoch in epochs.items()}
-    if not from_0 and min(epochs.values(), default=0) == 1:
-        notes.append("Epochs are taken as counted from 1.")
-        return {row: int(epoch) - 1 for row, epoch in epochs.items()}
-    return {row: int(epoch) for row, epoch in epochs.items()}
+    whole = {row: int(epoch) for row, epoch in epochs.items()}
+    least = min(whole.values(), default=0)
+    if not least:
+        return whole
+    from_1: bool | None = least == 1
+    if steps is not None:
+        ends: dict[int, float] = {}
+        for row, number in whole.items():
+            ends[number] = max(ends.get(number, steps[row]), steps[row])
+        from_1 = counts_epochs_from_1(ends)
+    if from_1 is not False:
+        counted = "1" if from_1 else "0, as the steps do not tell"
+        notes.append(f"Epochs are taken as counted from {counted}.")
+    return {row: epoch - 1 for row, epoch in whole.items()} if from_1 else whole
 
 
-def _filled(found: dict[int, float], count: int) -> list[float]:
+def _finite(numbers: dict[int, float]) -> dict[int, float]:
+    return {row: number for row, number in numbers.items() if math.isfinite(number)}
+
+
+def _filled(found: dict[int, float], order: Sequence[int]) -> dict[int, float]:
     """A value for every row: that of the last row before it where it has none."""
-    filled: list[float] = []
-    for row in range(count):
-        value = found.get(row, math.nan)
-        filled.append(value if math.isfinite(value) else filled[-1] if filled else -1.0)
+    filled: dict[int, float] = {}
+    value = -1.0
+    for row in order:
+        value = filled[row] = found.get(row, value)
     return filled
 
 

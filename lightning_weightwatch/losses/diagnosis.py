@@ -2,11 +2,13 @@
 
 import math
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
+from dataclasses import replace
 from typing import SupportsFloat
 
 from lightning_weightwatch.losses.growing import GrowingCurves
 from lightning_weightwatch.losses.report import LossReport, Mode
+from lightning_weightwatch.losses.stopping import is_lower
 from lightning_weightwatch.report import Skipped
 
 Values = Iterable[SupportsFloat | None]
@@ -58,13 +60,12 @@ def diagnose(
         common = min(len(train), len(val))
         train, val = train[:common], val[:common]
         skipped.append(Skipped(f"epoch {common}", f"a {longer} without its counterpart"))
-    places = list(range(len(val)) if epochs is None else epochs)
+    places = list(range(len(val))) if epochs is None else _whole(epochs)
     if not len(train) == len(val) == len(places):
         raise ValueError(
             "train_losses, val_losses and epochs must have one entry per validation, got "
             f"{len(train)}, {len(val)} and {len(places)}"
         )
-    _check_epochs(places)
     rates = {
         name: _numbers(values, f"learning_rates[{name!r}]")
         for name, values in (learning_rates or {}).items()
@@ -79,23 +80,41 @@ def diagnose(
     curves = GrowingCurves(mode, train_mode or _train_mode(finite, mode))
     for index, epoch in enumerate(places):
         now = {name: rate[index] for name, rate in rates.items()}
-        curves.add(int(epoch), train[index], val[index], now)
-    return curves.report(tuple(skipped))
+        curves.add(epoch, train[index], val[index], now)
+    report = curves.report()
+    return replace(report, skipped=(*skipped, *report.skipped))
 
 
 def _numbers(values: Values, name: str) -> list[float]:
+    expected = f"{name} must be a sequence of numbers, one per validation"
+    if isinstance(values, str | bytes | Mapping | Set):
+        raise ValueError(f"{expected}, got a {type(values).__name__}")
     try:
-        return [math.nan if value is None else float(value) for value in values]
+        return [math.nan if value is None else float(_detached(value)) for value in values]
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{name} must be a sequence of numbers, one per validation") from error
+        raise ValueError(expected) from error
 
 
-def _check_epochs(epochs: Sequence[int]) -> None:
-    for before, epoch in zip([0, *epochs], epochs, strict=False):
-        if epoch != int(epoch) or epoch < before:
+def _detached(value: SupportsFloat) -> SupportsFloat:
+    """The same; of a tensor without its gradient, which it is no number with."""
+    found: SupportsFloat = value.detach() if hasattr(value, "detach") else value
+    return found
+
+
+def _whole(epochs: Sequence[int]) -> list[int]:
+    """The epochs as integers, in an order that fits."""
+    found: list[int] = []
+    for epoch in epochs:
+        before = found[-1] if found else 0
+        try:
+            found.append(int(epoch))
+        except (TypeError, ValueError, OverflowError):
+            found.append(-1)
+        if found[-1] != epoch or found[-1] < before:
             raise ValueError(
                 f"epochs must be integers from 0 on that never fall, got {epoch!r} after {before!r}"
             )
+    return found
 
 
 def _train_mode(train: Sequence[float], mode: Mode) -> Mode:
@@ -104,4 +123,5 @@ def _train_mode(train: Sequence[float], mode: Mode) -> Mode:
     half = len(known) // 2
     if mode == "min" or not half:
         return "min"
-    return "max" if statistics.median(known[half:]) > statistics.median(known[:half]) else "min"
+    before, after = statistics.median(known[:half]), statistics.median(known[half:])
+    return "max" if is_lower(before, after) else "min"

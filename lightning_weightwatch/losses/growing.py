@@ -22,6 +22,7 @@ class GrowingCurves:
         self._val: list[float] = []
         self._epochs: list[int] = []
         self._trained: list[float] = []
+        self._report: LossReport | None = None
         self._rates: dict[str, list[float]] = {}
         self._skipped: list[Skipped] = []
         self._rules = StoppingRules(sign(mode), sign(train_mode))
@@ -44,6 +45,7 @@ class GrowingCurves:
             rates: The learning rates in force by name.
             trained: Epochs trained until then; NaN where unknown.
         """
+        self._report = None
         if not math.isfinite(value):
             self._skipped.append(Skipped(f"epoch {epoch}", f"the validation metric is {value}"))
             return
@@ -58,12 +60,13 @@ class GrowingCurves:
         self._trained.append(trained)
         self._criteria = self._rules.add(train, value)
 
-    def report(self, skipped: tuple[Skipped, ...] = ()) -> LossReport:
-        """What the curves say so far.
+    def report(self) -> LossReport:
+        """What the curves say so far, the same report until the next validation."""
+        if self._report is None:
+            self._report = self._drawn()
+        return self._report
 
-        Args:
-            skipped: What was left out before.
-        """
+    def _drawn(self) -> LossReport:
         return LossReport(
             train_losses=tuple(self._train),
             val_values=tuple(self._val),
@@ -73,5 +76,5 @@ class GrowingCurves:
             learning_rates={name: tuple(values) for name, values in self._rates.items()},
             trained=() if math.isnan(sum(self._trained)) else tuple(self._trained),
             criteria=self._criteria,
-            skipped=(*skipped, *self._skipped),
+            skipped=tuple(self._skipped),
         )

@@ -39,7 +39,7 @@ class Bend:
     steeper: bool
 
 
-def find_knee(values: NDArray[np.float64]) -> int | None:
+def find_knee(values: NDArray[np.float64], time: NDArray[np.float64] | None = None) -> int | None:
     """The index at which two lines meet that together fit a falling curve best.
 
     Two lines of the loss itself, with errors as shares of it, or of its logarithm, in which a loss
@@ -56,6 +56,7 @@ def find_knee(values: NDArray[np.float64]) -> int | None:
 
     Args:
         values: Shape [n], finite.
+        time: When each value was, from 0 on and rising; 0, 1, 2, ... when not given. Shape [n].
 
     Returns:
         From 1 to n − 2; None if there is no knee.
@@ -63,7 +64,7 @@ def find_knee(values: NDArray[np.float64]) -> int | None:
     n = len(values)
     if n < _MIN_POINTS:
         return None
-    time, even = np.arange(n, dtype=np.float64), np.ones(n)
+    time, even = np.arange(n, dtype=np.float64) if time is None else time, np.ones(n)
     if values.min() <= 0:
         bends = [best_bend(time, values / max(float(np.abs(values).max()), 1e-300), even)]
     else:
@@ -106,13 +107,15 @@ def best_bend(x: NDArray[np.float64], y: NDArray[np.float64], weights: NDArray[n
     """
     n, w = len(x), weights * weights
     whole = float(w.sum())
-    exact = n * (_VALUE_ROUNDING * max(float(np.abs(weights * y).max()), 1.0)) ** 2
+    rounding = _VALUE_ROUNDING * max(float(np.abs(weights * y).max()), 1.0)
+    exact = n * rounding**2
     x = x - float(w @ x) / whole
     x = x / float(np.abs(x).max())
     y = y - float(w @ y) / whole
     spread = float(w @ (x * x))
     fall = float(w @ (x * y)) / spread
     exact = max(exact, _SUM_ROUNDING * float(w @ (y * y)))
+    level = _TIE * math.sqrt(float(w @ (y * y)) / whole) + rounding
     y = y - fall * x  # what one line leaves: all further sums are of its size
     one_line = max(float(w @ (y * y)), exact)
     bends = x[1:-1]
@@ -133,7 +136,7 @@ def best_bend(x: NDArray[np.float64], y: NDArray[np.float64], weights: NDArray[n
     change = float(hinge_y[best] / own[best])
     before = -(fall - change * float(hinge_x[best]) / spread)
     after = before - change
-    steeper = before > (1 + _TIE) * STEEPER * max(after, 0.0)
+    steeper = before > (1 + _TIE) * STEEPER * max(after, 0.0) + level
     return Bend(best + 1, one_line, two_lines, steeper)
 
 

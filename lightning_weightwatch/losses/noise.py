@@ -7,10 +7,14 @@ from numpy.typing import NDArray
 
 #: With fewer values after the best, noise and a trend cannot be told apart.
 MIN_AFTER_BEST = 8
-#: A rise above so many standard deviations of the noise is none of it...
-BEYOND_NOISE = 4.0
-#: ...nor is a smaller one, where the values rise with time: z of their rank correlation.
-TREND_Z = 1.0
+# In noise the last value is no more than so many standard deviations above the level of all...
+_LAST = 2.0
+# ...and their median no more than so many: where more of them are higher, the level rose.
+_LEVEL = 1.0
+# The rank correlation of noise with time has a z of no more than this times ln n: 0.7 for 8 values,
+# 2.3 for 1000. Of a short tail less evidence is asked for: on labelled short runs a rise as small
+# as the noise was overfitting nearly always.
+_TREND = 1 / 3
 
 # The standard deviation of Gaussian noise is this often the median of its absolute values.
 _GAUSSIAN = 1.4826
@@ -60,14 +64,32 @@ def trend_of(values: NDArray[np.float64]) -> float:
 def is_noise(from_best: NDArray[np.float64]) -> bool:
     """Whether the last of the values is no further above the first, the lowest, than noise goes.
 
-    The lowest of noisy values lies below all the others without anything having changed, so that
-    the last is above it by several standard deviations. It is taken for noise if it is by no more
-    than four of them, and the values after the best do not rise with time either.
+    It is if it is by no more than `beyond_noise`, the median of all is lower by a standard
+    deviation at least than the last may be, and they do not rise with time either. What came before
+    the lowest has no part in it.
 
     Args:
         from_best: The curve from its lowest value on, that included.
+
+    Returns:
+        False for fewer than eight values after the lowest, of which there is no telling.
     """
-    if len(from_best) - 1 < MIN_AFTER_BEST:
+    n = len(from_best) - 1
+    if n < MIN_AFTER_BEST:
         return False
-    rise = float(from_best[-1]) - float(from_best[0])
-    return rise <= BEYOND_NOISE * noise_of(from_best) and trend_of(from_best[1:]) <= TREND_Z
+    eighths = from_best / 8  # the largest finite values have no finite difference
+    noise, above = noise_of(eighths), eighths[1:] - eighths[0]
+    return (
+        float(above[-1]) <= beyond_noise(n) * noise
+        and float(np.median(above)) <= (beyond_noise(n) - _LAST + _LEVEL) * noise
+        and trend_of(from_best[1:]) <= _TREND * math.log(n)
+    )
+
+
+def beyond_noise(n: int) -> float:
+    """How many standard deviations above the lowest of n noisy values the last of them may be.
+
+    √(2 ln n) + 2: the lowest of n normal values is about √(2 ln n) below their level without
+    anything having changed, and the last is two above it at most.
+    """
+    return math.sqrt(2 * math.log(n)) + _LAST

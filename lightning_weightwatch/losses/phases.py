@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from lightning_weightwatch.losses.knee import find_knee
@@ -13,13 +14,15 @@ from lightning_weightwatch.losses.stopping import ROUNDING
 
 PhaseName = Literal["rapid", "slower", "steady", "plateau", "overfit", "rise"]
 
-#: On a plateau the validation is no further from its best than this share, or three standard
-#: deviations of its noise if those are more...
+#: A plateau begins no further from the best than this share, or three standard deviations of the
+#: noise if those are more...
 _FLAT_SHARE = 0.01
 _FLAT_NOISE = 3.0
-#: ...for so many validations at least, and for this share of the way to the best.
+#: ...and lasts so many validations at least, and this share of the way to the best.
 _PLATEAU_POINTS = 5
 _PLATEAU_SHARE = 0.2
+# Its level is a running median of no more validations.
+_LEVEL_POINTS = 15
 #: Fewer validations after the best are no phase of their own, unless they are worse.
 _TAIL_POINTS = 3
 
@@ -135,20 +138,44 @@ def find_phases(
 
 
 def _plateau_start(val: NDArray[np.float64], scale: float, knee: int) -> int | None:
-    """The validation from which on the rest of the way to the best, the last, is flat."""
+    """The validation from which on the rest of the way to the best, the last, is flat.
+
+    A curve that rises in between and falls again, as a double descent does, has left its plateau:
+    it begins anew after the running median was above the best by more than twice its width. That
+    median, over √n validations, is about three standard deviations above the lowest of 1000 noisy
+    values, and wavers by one.
+    """
     best = len(val) - 1
-    noise = noise_of(val)
-    noise = 0.0 if math.isnan(noise) else noise
-    width = max((_FLAT_SHARE + ROUNDING) * scale, _FLAT_NOISE * noise)
-    start = max(int(np.argmax(val <= float(val[best]) + width)), knee)
-    long = best - start >= max(_PLATEAU_POINTS, _PLATEAU_SHARE * best)
-    return start if long and start < best else None
+    if best < _PLATEAU_POINTS:
+        return None
+    width = max((_FLAT_SHARE + ROUNDING) * scale, _FLAT_NOISE * noise_of(val))
+    near = val <= float(val[best]) + width
+    points = min(max(_PLATEAU_POINTS, math.isqrt(best)), _LEVEL_POINTS) | 1
+    padded = np.pad(val, points // 2, mode="edge")
+    level = np.median(sliding_window_view(padded, points), axis=1)
+    left = np.flatnonzero(level > float(val[best]) + 2 * width)
+    back = int(left[-1]) + 1 if len(left) else 0
+    start = max(back + int(np.argmax(near[back:])), knee)
+    return start if best - start >= max(_PLATEAU_POINTS, _PLATEAU_SHARE * best) else None
 
 
-def knee_of(train: NDArray[np.float64], val: NDArray[np.float64]) -> int | None:
-    """The knee of the training loss up to the best validation; of the validation without one."""
+def knee_of(
+    train: NDArray[np.float64], val: NDArray[np.float64], positions: NDArray[np.float64]
+) -> int | None:
+    """The knee of the training loss up to the best validation; of the validation without one.
+
+    Args:
+        train: Training losses, NaN where unknown. Shape [n].
+        val: The validation metric. Shape [n], finite.
+        positions: Epochs trained until each validation. A validation that is left out moves the
+            others no nearer to each other. Shape [n].
+    """
     known = np.flatnonzero(np.isfinite(train))
     if len(known) == 0:
-        return find_knee(val)
-    found = find_knee(train[known])
+        train, known = val, np.arange(len(val))
+    apart = np.diff(positions)
+    time = np.arange(len(val), dtype=np.float64)
+    if len(apart) and apart.min() > 0:
+        time = (positions - positions[0]) / float(np.median(apart))
+    found = find_knee(train[known], time[known])
     return None if found is None else int(known[found])

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from lightning_weightwatch.losses.advice import Drop, decay_window, find_drops, patience_of
 from lightning_weightwatch.losses.noise import is_noise, noise_of
 from lightning_weightwatch.losses.phases import Phase, Tail, find_phases, knee_of
-from lightning_weightwatch.losses.stopping import NEIGHBOURS, ROUNDING, Criteria, rise_of, scale_of
+from lightning_weightwatch.losses.stopping import LARGEST_SHARE, ROUNDING, Criteria, rise_of
 from lightning_weightwatch.report import Skipped
 
 Mode = Literal["min", "max"]
@@ -69,15 +69,16 @@ class LossReport:
 
     @cached_property
     def _scale(self) -> float:
-        """What shares of the metric are shares of."""
-        best = int(np.argmin(self._val))
-        before = self._val[max(best - NEIGHBOURS, 0) : best]
-        return scale_of(float(self._val[best]), before.tolist())
+        """What shares of the metric are shares of: the size of its best, or the rise from 0."""
+        return abs(self.best_value) or abs(self.val_values[-1])
 
-    @property
+    @cached_property
     def best_index(self) -> int | None:
         """Which validation was the best (the first of equals)."""
-        return int(np.argmin(self._val)) if self.val_values else None
+        if not self.val_values:
+            return None
+        best = min(self.val_values) if self.mode == "min" else max(self.val_values)
+        return self.val_values.index(best)
 
     @property
     def best_epoch(self) -> int | None:
@@ -116,12 +117,14 @@ class LossReport:
     def rise(self) -> float:
         """How much worse the last value is than the best, as a share of the best (0.04 is 4 %).
 
-        Next to zero the best is no scale: a thousandth of how far the values before it were from
-        it then is.
+        Finite; 1 where the best is exactly 0 and the last is worse; NaN before the first
+        validation. What came before has no part in it: from 1e-4 to 1.2e-4 it is 20 %, whatever the
+        loss began at. Noise of 1e-12 about 0 is told as any, by eight validations after the best.
         """
         if not self.val_values:
             return math.nan
-        return rise_of(float(self._val[-1]) - float(self._val.min()), self._scale)
+        turn = sign(self.mode)
+        return rise_of(turn * self.val_values[-1], turn * self.best_value)
 
     @property
     def gap(self) -> float:
@@ -138,10 +141,13 @@ class LossReport:
     def noise(self) -> float:
         """Standard deviation of the metric from validation to validation, as a share of the best.
 
-        Estimated from the best on, by second differences; NaN for fewer than three values.
+        Estimated from the best on, by second differences; NaN for fewer than three values. Of the
+        last value where the best is exactly 0, and NaN if both are.
         """
-        noise = math.nan if self.best_index is None else noise_of(self._val[self.best_index :])
-        return noise if math.isnan(noise) else rise_of(noise, self._scale)
+        if self.best_index is None or not self._scale:
+            return math.nan
+        noise = noise_of(self._val[self.best_index :]) / self._scale
+        return min(noise, LARGEST_SHARE)
 
     @property
     def training_fell(self) -> bool:
@@ -162,12 +168,7 @@ class LossReport:
 
     @property
     def within_noise(self) -> bool:
-        """Whether the last value is no worse than noise makes it.
-
-        With eight validations after the best or more: by no more than four standard deviations of
-        the noise, and the values after the best do not rise with time. With fewer there is no
-        telling.
-        """
+        """Whether the last value is no worse than noise makes it. See `is_noise`."""
         return self.best_index is None or is_noise(self._val[self.best_index :])
 
     @property
@@ -199,7 +200,8 @@ class LossReport:
     @cached_property
     def _knee(self) -> int | None:
         end = (self.best_index or 0) + 1
-        return knee_of(self._train[:end], self._val[:end]) if self.val_values else None
+        positions = np.array(self.positions[:end])
+        return knee_of(self._train[:end], self._val[:end], positions) if self.val_values else None
 
     @cached_property
     def phases(self) -> tuple[Phase, ...]:
@@ -218,12 +220,19 @@ class LossReport:
         if not worse:
             return Tail(None)
         if self.severity == "unknown":
-            return Tail("rise", "worse, training loss unknown")
+            return Tail("rise", f"worse, {self.training_word} unknown")
         mild = self.mild_word if self.rise <= OVERFIT_RISE + ROUNDING else ""
         if self.severity != "none":
             return Tail("overfit", mild or "overfitting")
         held = self._training_change <= _HELD * abs(self._last_training)
-        return Tail("rise", mild or "worse" if held else "worse, and so is the training loss")
+        return Tail(
+            "rise", mild or "worse" if held else f"worse, and so is the {self.training_word}"
+        )
+
+    @property
+    def training_word(self) -> str:
+        """What the training curve is: a loss falls, and what rises is a metric."""
+        return "training loss" if self.train_mode == "min" else "training metric"
 
     @property
     def mild_word(self) -> str:

@@ -1,9 +1,9 @@
 """Rules that look at learning curves while they grow: a running median, and those of Prechelt."""
 
 import math
-import statistics
+import sys
+from bisect import bisect_left, insort
 from collections import deque
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 #: The alarm: the running median is worse than its own best by more than this share.
@@ -14,9 +14,8 @@ _NARROWEST = 3
 STRIP = 5
 # A curve in another unit has the same verdict: rounding decides no comparison with a threshold.
 ROUNDING = 1e-9
-# A best value at or near zero gives no scale: how far its neighbours are from it does.
-_NEAR_ZERO = 1e-3
-NEIGHBOURS = 10
+#: No share is larger: it is a finite number in percent too.
+LARGEST_SHARE = sys.float_info.max / 100
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,7 @@ class StoppingRules:
     def __init__(self, sign: int = 1, train_sign: int = 1) -> None:
         self._signs = sign, train_sign
         self._count = 0
-        self._recent: deque[tuple[float, float]] = deque(maxlen=_NARROWEST)
+        self._values, self._trains = RunningMedian(), RunningMedian()
         self._strip: deque[float] = deque(maxlen=STRIP)
         self._best = Best()
         self._median = Best()
@@ -81,18 +80,13 @@ class StoppingRules:
 
     def _alarm(self, train: float, value: float) -> bool:
         width = max(_NARROWEST, math.isqrt(self._count - 1) + 1)
-        if self._recent.maxlen != width:
-            self._recent = deque(self._recent, maxlen=width)
-        self._recent.append((train, value))
-        median = statistics.median(value for _, value in self._recent)
-        known = [train for train, _ in self._recent if math.isfinite(train)]
-        trained = statistics.median(known) if known else math.nan
+        median, trained = self._values.add(value, width), self._trains.add(train, width)
         if self._median.add(median):
             self._train_at_best = trained
         return (
             self._median.since >= width
             and self._median.rise(median) > ALARM_RISE + ROUNDING
-            and trained < self._train_at_best
+            and is_lower(trained, self._train_at_best)
         )
 
     def _progress(self) -> float:
@@ -109,47 +103,83 @@ class StoppingRules:
             self._strip_end = value
 
 
+class RunningMedian:
+    """The median of the last values, those of them that are finite."""
+
+    def __init__(self) -> None:
+        self._recent: deque[float] = deque()
+        self._sorted: list[float] = []
+
+    def add(self, value: float, width: int) -> float:
+        """Take a value.
+
+        Args:
+            value: NaN or infinite where unknown.
+            width: Of how many values the median is; it never falls.
+
+        Returns:
+            The median of the last ones, NaN if none is finite.
+        """
+        self._recent.append(value)
+        if math.isfinite(value):
+            insort(self._sorted, value)
+        if len(self._recent) > width:
+            oldest = self._recent.popleft()
+            if math.isfinite(oldest):
+                del self._sorted[bisect_left(self._sorted, oldest)]
+        if not self._sorted:
+            return math.nan
+        middle = len(self._sorted) // 2
+        # Of halves: the largest finite values have no finite sum.
+        return self._sorted[middle] / 2 + self._sorted[~middle] / 2
+
+
 class Best:
     """The lowest of the values so far, and how far above it others are."""
 
     def __init__(self) -> None:
         self.value = math.inf
         self.since = 0
-        self.scale = 0.0
-        self._before: deque[float] = deque(maxlen=NEIGHBOURS)
 
     def add(self, value: float) -> bool:
         """Take a value, and say whether it is the lowest."""
-        lower = value < self.value
+        lower = is_lower(value, self.value)
         if lower:
             self.value, self.since = value, 0
-            self.scale = scale_of(value, self._before)
         else:
             self.since += 1
-        self._before.append(value)
         return lower
 
     def rise(self, value: float) -> float:
         """How far a value is above the best, as a share."""
-        return rise_of(value - self.value, self.scale)
+        return rise_of(value, self.value)
 
 
-def scale_of(best: float, before: Sequence[float]) -> float:
-    """What a rise is a share of: the size of the best.
+def is_lower(value: float, other: float) -> bool:
+    """Whether a value is below another, by more than rounding; False where either is NaN.
 
-    For a best next to zero, a thousandth of how far the ten values before it were above it.
+    Medians of an even number are means, and means that are equal in one unit are not in another.
+    """
+    return other - value > ROUNDING * abs(value)
+
+
+def rise_of(value: float, best: float) -> float:
+    """How far a value is above the best, as a share of the size of the best.
+
+    Above a best of exactly 0, which has no size, it is 1. What came before the best is no measure:
+    by it the end of a run would be judged by how the run began. So a best near to zero is judged as
+    any other is, and to what is 1e-12 a rise of 1e-12 is as large as to 1 a rise of 1.
 
     Args:
-        best: The lowest value.
-        before: Those before it; the last ten count.
+        value: Any finite value.
+        best: The lowest.
+
+    Returns:
+        From 0 to `LARGEST_SHARE`.
     """
-    near = _NEAR_ZERO * best  # before the difference: the largest finite values have none
-    apart = [_NEAR_ZERO * value - near for value in list(before)[-NEIGHBOURS:]]
-    return max(abs(best), statistics.median(apart) if apart else 0.0)
-
-
-def rise_of(above: float, scale: float) -> float:
-    """A distance from the best as a share of the scale; of none, above a best of 0, all of it."""
-    if above <= 0:
+    if value <= best:
         return 0.0
-    return above / scale if scale > 0 else 1.0
+    if best == 0:
+        return 1.0
+    # Of halves: the largest finite values have no finite difference.
+    return min(2 * ((value / 2 - best / 2) / abs(best)), LARGEST_SHARE)

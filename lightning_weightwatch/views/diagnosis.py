@@ -8,8 +8,8 @@ from lightning_weightwatch.views.diagnosis_page import (
     caption_of,
     inferences,
     observations,
-    recommendations,
 )
+from lightning_weightwatch.views.diagnosis_recommendations import recommendations
 from lightning_weightwatch.views.diagnosis_skipped import left_out
 from lightning_weightwatch.views.diagnosis_verdict import (
     about_percentages,
@@ -17,7 +17,6 @@ from lightning_weightwatch.views.diagnosis_verdict import (
     nothing_said,
     verdict,
 )
-from lightning_weightwatch.views.diagnosis_words import training
 from lightning_weightwatch.views.tables import escape_markdown
 
 
@@ -37,7 +36,7 @@ def diagnosis_sentences(report: LossReport, monitor: str, checkpoint: str | None
         verdict(report),
         about_percentages(report),
         _knee(report),
-        gap_at_the_end(report),
+        gap_at_the_end(report, monitor),
     ]
     return [*filter(None, sentences), *left_out(report)]
 
@@ -59,7 +58,7 @@ def diagnosis_markdown(
     metric = escape_markdown(monitor)
     caption = caption_of(report, metric, checkpoint)
     sections = {
-        "Key observations": _bullets(observations(report, metric)),
+        "Key observations": _bullets(observations(report, monitor)),
         "Practical inferences": _bullets(inferences(report, monitor, checkpoint)),
         "Recommendations": _bullets(recommendations(report, monitor)),
         "Suggested caption for the figure": f"> {caption}" if caption else "",
@@ -79,7 +78,7 @@ def _knee(report: LossReport) -> str | None:
     if any(map(math.isnan, (rapid.train_from, rapid.train_to, slower.train_to))):
         return None
     return (
-        f"Learning was rapid until epoch {rapid.last_epoch + 1} ({training(report)} "
+        f"Learning was rapid until epoch {rapid.last_epoch + 1} ({report.training_word} "
         f"{rapid.train_from:.4g} → {rapid.train_to:.4g}) and slower until epoch "
         f"{slower.last_epoch + 1} (→ {slower.train_to:.4g})."
     )

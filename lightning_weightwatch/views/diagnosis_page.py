@@ -1,11 +1,10 @@
-"""The page on learning curves, section by section: what is seen, what follows, what to do."""
+"""The page on learning curves, section by section: what is seen, what follows, a caption."""
 
 import math
-import re
 
 from lightning_weightwatch.losses.noise import MIN_AFTER_BEST
-from lightning_weightwatch.losses.phases import Phase
-from lightning_weightwatch.losses.report import OVERFIT_RISE, LossReport
+from lightning_weightwatch.losses.report import LossReport
+from lightning_weightwatch.views.diagnosis_phases import LEARNING, seen
 from lightning_weightwatch.views.diagnosis_skipped import (
     left_out,
     skipped_validations,
@@ -14,43 +13,28 @@ from lightning_weightwatch.views.diagnosis_skipped import (
 from lightning_weightwatch.views.diagnosis_verdict import (
     about_percentages,
     gap_at_the_end,
-    no_overfitting,
     nothing_said,
     verdict,
     why_unknown,
 )
 from lightning_weightwatch.views.diagnosis_words import (
     LEAST_TOLD,
+    code,
     judgement,
-    moves,
     percent,
     span,
-    told_apart,
-    training,
-    training_improved,
 )
-from lightning_weightwatch.views.tables import escape_markdown, one_line
-
-_NAMES = {
-    "rapid": "rapid initial learning",
-    "slower": "slower convergence",
-    "steady": "steady learning",
-    "plateau": "a plateau",
-}
+from lightning_weightwatch.views.tables import escape_markdown
 
 
-def observations(report: LossReport, metric: str) -> list[str]:
-    """What can be seen in the curves, phase by phase.
-
-    Args:
-        report: The curves.
-        metric: The name of the validation metric, escaped.
-    """
+def observations(report: LossReport, monitor: str) -> list[str]:
+    """What can be seen in the curves, phase by phase."""
+    metric = escape_markdown(monitor)
     skipped = list(map(escape_markdown, left_out(report)))
     if report.best_epoch is None:
         return [nothing_said(metric), *skipped]
     best = f"Validation best in epoch {report.best_epoch + 1} ({metric} {report.best_value:.4g})."
-    found: list[str | None] = [_seen(report, phase, metric) for phase in report.phases]
+    found: list[str | None] = [seen(report, phase, metric) for phase in report.phases]
     if _ends_worse(report):
         found.insert(-1, best)
         found.append(why_unknown(report) if report.severity == "unknown" else None)
@@ -62,7 +46,7 @@ def observations(report: LossReport, metric: str) -> list[str]:
             f"From its best on, {metric} has a noise of ±{percent(report.noise)} (standard "
             "deviation)."
         )
-    found += [about_percentages(report), gap_at_the_end(report)]
+    found += [about_percentages(report), gap_at_the_end(report, monitor)]
     found += [
         f"The learning rate {escape_markdown(drop.name)} drops from {drop.before:.4g} to "
         f"{drop.after:.4g} by epoch {report.epochs[drop.index] + 1}."
@@ -81,7 +65,7 @@ def inferences(report: LossReport, monitor: str, checkpoint: str | None) -> list
     if checkpoint:
         found = [f"Best checkpoint: {escape_markdown(checkpoint)} holds {held}, {value}."]
     else:
-        keeps = _code(f"ModelCheckpoint(monitor={monitor!r}, mode={report.mode!r})")
+        keeps = code(f"ModelCheckpoint(monitor={monitor!r}, mode={report.mode!r})")
         found = [f"Best checkpoint: no file is known to hold {held}, {value}; {keeps} keeps it."]
     count = len(report.val_values)
     after = count - 1 - (report.best_index or 0)
@@ -102,49 +86,17 @@ def inferences(report: LossReport, monitor: str, checkpoint: str | None) -> list
     return found if share is None else [*found, share]
 
 
-def recommendations(report: LossReport, monitor: str) -> list[str]:
-    """What to do in the next run."""
-    found = []
-    if report.patience and report.best_epoch is not None and report.best_index:
-        least, most = report.patience
-        mode = ", mode='max'" if report.mode == "max" else ""
-        stopping = _code(f"EarlyStopping(monitor={monitor!r}{mode}, patience={least})")
-        found.append(
-            f"{stopping}, a patience of {least}–{most} validations, would not have stopped this "
-            f"run before its best: until epoch {report.best_epoch + 1} the next new best was never "
-            f"more than {least} validations away."
-        )
-    window = report.lr_decay_window
-    if window is not None:
-        first, last = window
-        dropped = any(first <= report.epochs[drop.index] <= last for drop in report.lr_drops)
-        rapid = any(phase.name == "rapid" for phase in report.phases)
-        where = "where learning stops being rapid" if rapid else "where the curve bends"
-        if not dropped:
-            found.append(
-                f"A suggestion without proof: let the learning rate decay around "
-                f"{span(first, last)}, {where}."
-            )
-    if report.overfitting and report.best_epoch is not None:
-        found.append(
-            f"Against the {percent(report.rise)} lost after epoch {report.best_epoch + 1}: use "
-            "the weights of that epoch, and in the next run more data or more regularisation "
-            "(weight decay, dropout)."
-        )
-    return found
-
-
 def caption_of(report: LossReport, metric: str, checkpoint: str | None) -> str | None:
     """A caption for the figure of the curves; None where there is none to draw."""
     if report.best_epoch is None:
         return None
     words = [
-        f"{_NAMES[phase.name]} ({span(phase.first_epoch, phase.last_epoch)})"
+        f"{LEARNING[phase.name]} ({span(phase.first_epoch, phase.last_epoch)})"
         for phase in report.phases
-        if phase.name in _NAMES
+        if phase.name in LEARNING
     ]
     known = any(map(math.isfinite, report.train_losses))
-    curves = f"{training(report).capitalize()} and {metric}" if known else metric
+    curves = f"{report.training_word.capitalize()} and {metric}" if known else metric
     over = validations(report, len(report.val_values))
     parts = [f"{curves} over {over} ({span(report.epochs[0], report.epochs[-1])})."]
     if words:
@@ -165,37 +117,6 @@ def _ends_worse(report: LossReport) -> bool:
     return bool(report.phases) and report.phases[-1].name in ("overfit", "rise")
 
 
-def _seen(report: LossReport, phase: Phase, metric: str) -> str:
-    """What the two curves do in a phase."""
-    where = span(phase.first_epoch, phase.last_epoch)
-    train = moves(f"the {training(report)}", phase.train_from, phase.train_to)
-    validation = moves(metric, phase.val_from, phase.val_to)
-    if phase.name in _NAMES:
-        if phase.name == "plateau":
-            values = report.val_values[phase.first : phase.last + 1]
-            low, high = min(values), max(values)
-            there = (
-                f"between {low:.4g} and {high:.4g}" if told_apart(low, high) else f"at {low:.4g}"
-            )
-            validation = f"{metric} stays {there}"
-        title = _NAMES[phase.name].removeprefix("a ").capitalize()
-        return f"{title} ({where}): {'; '.join(filter(None, (train, validation)))}."
-    title = phase.label.replace("training loss", training(report))
-    worse = f"{validation}, {percent(report.rise)} worse than its best"
-    if phase.name == "overfit":
-        fell = train if train and told_apart(phase.train_from, phase.train_to) else None
-        ending = f", while {fell or training_improved(report)}: "
-        ending += (
-            f"{report.severity} overfitting"
-            if report.overfitting
-            else f"no overfitting, which begins above {100 * OVERFIT_RISE:.0f} %"
-        )
-    else:
-        ending = f", and {train}" if train else ""
-        ending += "" if report.severity == "unknown" else f": {no_overfitting(report)}"
-    return f"{title.capitalize()} ({where}): {worse}{ending}."
-
-
 def _rapid_share(report: LossReport) -> str | None:
     """How much of what was learned was learned before the knee."""
     if not report.phases or report.phases[0].name != "rapid" or report.best_index is None:
@@ -208,13 +129,6 @@ def _rapid_share(report: LossReport) -> str | None:
     way = "fall" if report.train_mode == "min" else "rise"
     return (
         f"Learning dynamics: {span(rapid.first_epoch, rapid.last_epoch)} brought "
-        f"{100 * gained / whole:.0f} % of the {way} of the {training(report)} until epoch "
+        f"{100 * gained / whole:.0f} % of the {way} of the {report.training_word} until epoch "
         f"{report.epochs[report.best_index] + 1}."
     )
-
-
-def _code(text: str) -> str:
-    """Text as code, in which Markdown has no escapes: only a longer fence."""
-    shown = one_line(text)
-    fence = "`" * (max(map(len, re.findall("`+", shown)), default=0) + 1)
-    return f"{fence}{shown}{fence}"

@@ -6,16 +6,23 @@ from collections.abc import Sequence
 
 from lightning_weightwatch.losses.report import MIN_POINTS, LossReport
 from lightning_weightwatch.report import Skipped
+from lightning_weightwatch.views.diagnosis_words import trainings
 
 _MOST_LISTED = 5
+_NOT_FINITE = "the validation metric is "
 
 
-def skipped_validations(report: LossReport) -> list[int]:
-    """Epochs, 0-based, of the validations whose metric was NaN or infinite."""
+def skipped_validations(report: LossReport, values: str = "nan|-?inf") -> list[int]:
+    """Epochs, 0-based, of the validations whose metric was NaN or infinite.
+
+    Args:
+        report: The curves.
+        values: A pattern of those that are asked for.
+    """
     return [
         int(skipped.name.removeprefix("epoch "))
         for skipped in report.skipped
-        if skipped.reason.startswith("the validation metric is")
+        if re.fullmatch(f"{_NOT_FINITE}({values})", skipped.reason)
     ]
 
 
@@ -34,12 +41,12 @@ def left_out(report: LossReport) -> list[str]:
         epoch = re.fullmatch(r"(training loss of )?epoch (\d+)", skipped.name)
         if epoch and epoch[1]:
             losses.append(int(epoch[2]))
-        elif not skipped.reason.startswith("the validation metric is"):
+        elif not skipped.reason.startswith(_NOT_FINITE):
             others.append(f"Left out: {name_in_prose(skipped)}, {skipped.reason}.")
     # That none of many is known is the verdict.
     if losses and (any(map(math.isfinite, report.train_losses)) or len(losses) < MIN_POINTS):
-        how = "unknown, NaN or infinite"
-        said.append(_not_finite("training loss", "training losses", how, losses))
+        one = "training loss" if report.train_mode == "min" else "value of the training metric"
+        said.append(_not_finite(one, trainings(report), "unknown, NaN or infinite", losses))
     return said + others
 
 

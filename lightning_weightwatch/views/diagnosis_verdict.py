@@ -2,16 +2,17 @@
 
 import math
 
-from lightning_weightwatch.losses.noise import BEYOND_NOISE
+from lightning_weightwatch.losses.noise import beyond_noise
 from lightning_weightwatch.losses.report import MILD_RISE, MIN_POINTS, LossReport
 from lightning_weightwatch.views.diagnosis_skipped import skipped_validations, validations
 from lightning_weightwatch.views.diagnosis_words import (
     LEAST_TOLD,
     above,
+    is_the_loss,
     judgement,
     percent,
-    training,
     training_improved,
+    trainings,
 )
 
 
@@ -48,12 +49,13 @@ def verdict(report: LossReport) -> str:
     if not above(report.rise, MILD_RISE):
         return f"{worse}, which is no more than {percent(MILD_RISE)}: no overfitting seen."
     if report.within_noise:
+        most = beyond_noise(count - 1 - (report.best_index or 0))
         return (
-            f"{worse}, no more than its noise makes it: {BEYOND_NOISE:.0f} standard deviations are "
-            f"{percent(BEYOND_NOISE * report.noise)}, and there is no trend."
+            f"{worse}, no more than its noise makes it: {most:.1f} standard deviations are "
+            f"{percent(most * report.noise)}, and there is no trend."
         )
     did = "fall" if report.train_mode == "min" else "rise"
-    but = f"but the {training(report)} did not {did} either"
+    but = f"but the {report.training_word} did not {did} either"
     if not report.epochs_since_best:
         but = "all within the epoch of the best"
     return f"{worse}, {but}: {no_overfitting(report)}."
@@ -71,38 +73,34 @@ def why_unknown(report: LossReport) -> str:
         run = validations(report, count)
         return f"The run has {run}, and a verdict on overfitting takes {MIN_POINTS}."
     known = list(map(math.isfinite, report.train_losses))
-    finite = f"{sum(known) or 'none'} of the {count} training losses {_is(sum(known))} finite"
-    if any(known):
-        later = any(known[(report.best_index or 0) + 1 :])
-        finite += f", none {'as early as' if later else 'later than'} the best validation"
-    return f"No verdict on overfitting: {finite}."
-
-
-def about_percentages(report: LossReport) -> str | None:
-    """What the percentages are of, where it is not the best value."""
-    above_best = abs(report.val_values[-1] - report.best_value)
-    if report.rise == 0 or math.isclose(
-        above_best, report.rise * abs(report.best_value), rel_tol=1e-6
-    ):
-        return None
+    if not any(known):
+        return f"No verdict on overfitting: no {report.training_word} is known."
+    later = any(known[(report.best_index or 0) + 1 :])
     return (
-        f"The best, {report.best_value:.4g}, is too near to zero for percentages of it: they are "
-        f"of {above_best / report.rise:.4g}."
+        f"No verdict on overfitting: {sum(known)} of the {count} {trainings(report)} "
+        f"{'is' if sum(known) == 1 else 'are'} finite, none "
+        f"{'as early as' if later else 'later than'} the best validation."
     )
 
 
-def gap_at_the_end(report: LossReport) -> str | None:
-    """How far the two curves are apart, where that means something."""
-    if not math.isfinite(report.gap):
+def about_percentages(report: LossReport) -> str | None:
+    """What the percentages are of, where the best value has none."""
+    if report.rise == 0 or report.best_value != 0:
+        return None
+    return (
+        "The best is 0, of which there are no percentages: they are of the last value, "
+        f"{report.val_values[-1]:.4g}."
+    )
+
+
+def gap_at_the_end(report: LossReport, monitor: str) -> str | None:
+    """How far the two curves are apart, where by the metric's name both are the loss."""
+    if not (math.isfinite(report.gap) and is_the_loss(report, monitor)):
         return None
     where = f"in epoch {report.epochs[-1] + 1}" if _ends_unknown(report) else "at the end"
-    return f"Validation minus {training(report)} {where}: {report.gap:.4g}."
+    return f"Validation minus {report.training_word} {where}: {report.gap:.4g}."
 
 
 def _ends_unknown(report: LossReport) -> bool:
     """Whether validations without a finite value come last."""
     return max(skipped_validations(report), default=-1) >= report.epochs[-1]
-
-
-def _is(count: int) -> str:
-    return "are" if count > 1 else "is"

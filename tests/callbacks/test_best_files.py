@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.plugins.io import AsyncCheckpointIO, TorchCheckpointIO
 
 from lightning_weightwatch import OverfittingMonitor
 from tests.callbacks.fits import train_loader, trainer, val_loader
@@ -37,6 +39,7 @@ def holding_the_best(model: Scripted, folder: Path) -> set[str]:
         ({"save_top_k": -1, "every_n_train_steps": BATCHES}, True),
         ({"save_top_k": -1, "save_on_train_epoch_end": True}, True),
         ({"save_top_k": -1, "every_n_train_steps": 4}, True),  # at step 12, that of the best
+        ({"save_top_k": -1, "every_n_train_steps": BATCHES, "save_last": True}, True),
         ({"save_top_k": -1, "every_n_train_steps": 5}, False),
         ({}, False),
         ({"save_last": True}, False),
@@ -159,3 +162,80 @@ def test_a_damaged_file_leaves_the_model_whole(
     with pytest.warns(UserWarning, match="the disk is gone"):
         model = resumed(monitor, tmp_path, BEST + 2)
     assert equal(model.state_dict(), model.of_epoch[-1])
+
+
+@pytest.mark.parametrize("save_last", [True, "link"])
+def test_a_run_resumed_from_last_ckpt_knows_the_file_that_stays(
+    save_last: Any, tmp_path: Path
+) -> None:
+    """It overwrites `last.ckpt` itself, at its end if it has nothing better to write before."""
+    options = {"monitor": "val_loss", "save_last": save_last}
+
+    def fit(monitor: OverfittingMonitor, epochs: int, source: str | None) -> Scripted:
+        model = Scripted()
+        keeps = ModelCheckpoint(dirpath=tmp_path, filename="{epoch}", **options)
+        fit = trainer([monitor, keeps], tmp_path, max_epochs=epochs)
+        fit.fit(model, train_loader(), val_loader(), ckpt_path=source)
+        return model
+
+    first = fit(OverfittingMonitor(), BEST + 1, None)
+    monitor = OverfittingMonitor(restore_best=True)
+    model = fit(monitor, len(VALUES), str(tmp_path / "last.ckpt"))
+    assert monitor.best_checkpoint == str(tmp_path / f"epoch={BEST}.ckpt")
+    assert equal(model.state_dict(), first.of_epoch[BEST])
+
+
+class Normalised(Scripted):
+    """Its buffers change with every batch, not only where an optimizer steps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net.insert(0, torch.nn.BatchNorm1d(12))
+
+
+def test_a_checkpoint_from_before_the_last_batch_is_not_that_of_the_validation(
+    tmp_path: Path,
+) -> None:
+    """With gradients accumulated over two batches, of which one was trained on since."""
+    monitor = OverfittingMonitor(verbose=False)
+    keeps = ModelCheckpoint(dirpath=tmp_path, save_top_k=-1, every_n_train_steps=1)
+    options = {"accumulate_grad_batches": 2, "val_check_interval": 3, "limit_train_batches": 3}
+    model = Normalised()
+    trainer([monitor, keeps], tmp_path, max_epochs=len(VALUES), **options).fit(
+        model, train_loader(), val_loader()
+    )
+    holding = holding_the_best(model, tmp_path)
+    named = monitor.best_checkpoint
+    assert (named in holding) if holding else (named is None)
+
+
+class Slow(TorchCheckpointIO):
+    """Takes its time."""
+
+    def save_checkpoint(self, *args: Any, **options: Any) -> None:
+        time.sleep(0.3)
+        super().save_checkpoint(*args, **options)
+
+
+def test_a_file_that_was_written_in_the_background_is_not_that_of_a_later_epoch(
+    tmp_path: Path,
+) -> None:
+    class Waits(Scripted):
+        """Trains until the file of the epoch before is nearly there."""
+
+        def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+            time.sleep(0.05)
+
+    keeps = ModelCheckpoint(dirpath=tmp_path, save_top_k=-1, every_n_epochs=BEST + 2)
+    early = ModelCheckpoint(dirpath=tmp_path, filename="e{epoch}", save_top_k=-1)
+    monitor, model = OverfittingMonitor(verbose=False), Waits()
+    fit = trainer(
+        [monitor, keeps, early],
+        tmp_path,
+        max_epochs=len(VALUES),
+        plugins=[AsyncCheckpointIO(Slow())],
+    )
+    fit.fit(model, train_loader(), val_loader())
+    holding = holding_the_best(model, tmp_path)
+    assert holding
+    assert monitor.best_checkpoint in {None, *holding}

@@ -11,7 +11,7 @@ import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, StochasticWeightAveraging
 from lightning.pytorch.strategies import FSDPStrategy
-from torch import Tensor
+from torch import Tensor, nn
 
 from lightning_weightwatch import OverfittingMonitor
 from lightning_weightwatch.callbacks.best.weights import check_trainer
@@ -106,3 +106,69 @@ def test_a_best_epoch_before_a_resume_is_said_to_be_lost(tmp_path: Path) -> None
             model, train_loader(), val_loader(), ckpt_path=str(tmp_path / "last.ckpt")
         )
     assert equal(model.state_dict(), model.of_epoch[-1])
+
+
+class Cached(Scripted):
+    """A mask whose entries share their memory, a cache that grows, a layer that is never used."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net.append(nn.BatchNorm1d(4))
+        self.register_buffer("mask", torch.ones(1, 5).expand(3, 5))
+        self.register_buffer("cache", torch.ones(2), persistent=False)
+        self.spare = nn.LazyLinear(3)
+
+    def on_train_epoch_start(self) -> None:
+        self.register_buffer("cache", torch.ones(3 + self.current_epoch), persistent=False)
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.net.parameters(), lr=0.05)
+
+
+def test_caches_masks_and_unused_layers_do_not_stand_in_the_way(tmp_path: Path) -> None:
+    monitor = OverfittingMonitor(save_best=True, restore_best=True)
+    model = Cached()
+    of_epoch: list[dict[str, Tensor]] = []
+    model.on_validation_end = lambda: of_epoch.append(  # type: ignore[method-assign]
+        {name: value.clone() for name, value in model.net.state_dict().items()}
+    )
+    fit = trainer([monitor], tmp_path, max_epochs=len(VALUES), num_sanity_val_steps=0)
+    fit.fit(model, train_loader(), val_loader())
+    assert equal(model.net.state_dict(), of_epoch[BEST])
+    (file,) = tmp_path.rglob("best.pt")
+    saved = torch.load(file, weights_only=True)
+    assert equal({k[4:]: v for k, v in saved.items() if k.startswith("net.")}, of_epoch[BEST])
+
+
+class WithState(nn.Module):
+    """Has something besides its weights in its state dict."""
+
+    def get_extra_state(self) -> Any:
+        return {"scale": 2.0, "names": ["a"]}
+
+    def set_extra_state(self, state: Any) -> None:
+        assert state == {"scale": 2.0, "names": ["a"]}
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x
+
+
+def test_best_pt_has_the_extra_state_that_load_state_dict_asks_for(tmp_path: Path) -> None:
+    def model() -> Perceptron:
+        made = Perceptron()
+        made.net.append(WithState())
+        return made
+
+    fit = trainer([OverfittingMonitor(save_best=True)], tmp_path, max_epochs=1)
+    fit.fit(model(), train_loader(), val_loader())
+    (file,) = tmp_path.rglob("best.pt")
+    model().load_state_dict(torch.load(file, weights_only=True))
+
+
+def test_two_callbacks_that_would_put_their_best_back_are_refused(tmp_path: Path) -> None:
+    both = [
+        OverfittingMonitor(restore_best=True),
+        OverfittingMonitor(monitor="val_acc", prefix="accuracy", restore_best=True),
+    ]
+    with pytest.raises(ValueError, match="2 callbacks have restore_best=True"):
+        trainer([*both], tmp_path).fit(Scripted(), train_loader(), val_loader())

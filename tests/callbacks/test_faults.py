@@ -84,23 +84,23 @@ def test_a_failing_logger_does_not_starve_the_others(
     assert "weightwatch/pruning_pruned50_delta" in written
 
 
-def test_a_batch_of_no_known_shape_is_a_warning(tmp_path: Path) -> None:
-    class Shapeless(torch.Tensor):
+def test_a_loss_that_cannot_be_taken_is_a_warning(tmp_path: Path) -> None:
+    class Exotic(torch.Tensor):
         def __getattribute__(self, name: str) -> Any:
-            if name == "ndim":
-                raise RuntimeError("no sizes")
+            if name == "detach":
+                raise RuntimeError("no numbers")
             return super().__getattribute__(name)
 
-    class Exotic(OverfittingMonitor):
+    class Monitor(OverfittingMonitor):
         def on_train_batch_end(
             self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
         ) -> None:
-            batch = torch.zeros(1).as_subclass(Shapeless)
+            outputs = torch.zeros(()).as_subclass(Exotic)
             super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
-    monitor = Exotic()
+    monitor = Monitor()
     fit = trainer([monitor], tmp_path, max_epochs=1)
-    with pytest.warns(UserWarning, match="could not take the loss of a batch.*no sizes"):
+    with pytest.warns(UserWarning, match="could not take the loss of a batch.*no numbers"):
         fit.fit(Perceptron(), train_loader(), val_loader())
     assert monitor.report is not None
     assert monitor.report.severity == "unknown"

@@ -6,14 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from lightning_weightwatch import OverfittingMonitor
-from lightning_weightwatch.callbacks.epoch_mean import batch_size
 from tests.callbacks.fits import (
     ManualPerceptron,
     Perceptron,
@@ -165,22 +163,6 @@ def test_manual_optimisation_with_a_returned_loss_has_one(tmp_path: Path) -> Non
     monitor = OverfittingMonitor()
     trainer([monitor], tmp_path).fit(ManualPerceptron(), train_loader(), val_loader())
     assert monitor.history[-1]["train_loss"] > 0
-
-
-@pytest.mark.parametrize(
-    ("batch", "size"),
-    [
-        (torch.zeros(5, 2), 5),
-        ([torch.zeros(3, 2), torch.zeros(3)], 3),
-        ({"text": ["a", "b"], "ids": torch.zeros(4, 7)}, 4),
-        ({"nested": {"deep": [torch.zeros(6)]}, "other": torch.zeros(6)}, 6),
-        ((["only", "words"],), 1),
-        (torch.tensor(1.0), 1),
-        (None, 1),
-    ],
-)
-def test_batch_size_is_the_first_dimension_of_the_first_tensor(batch: Any, size: int) -> None:
-    assert batch_size(batch) == size
 
 
 def test_several_validation_loaders_are_listed_when_the_name_is_not_theirs(tmp_path: Path) -> None:

@@ -57,6 +57,19 @@ class Pair:
     y: Tensor
 
 
+class Graphs:
+    """As PyTorch Geometric joins graphs: the nodes of all of them in one tensor."""
+
+    def __init__(self, x: Tensor, y: Tensor) -> None:
+        self.x, self.y = x.reshape(3 * len(x), -1), y
+        self.batch = torch.arange(len(y)).repeat_interleave(3)
+        self.num_graphs = len(y)
+
+
+def boxes(y: Tensor) -> list[dict[str, Tensor]]:
+    return [{"boxes": torch.zeros(int(label), 4), "label": label} for label in y]
+
+
 Shape = tuple[Callable[[Tensor, Tensor], Any], Callable[[Any], tuple[Tensor, Tensor]]]
 SHAPES: dict[str, Shape] = {
     "dictionary": (lambda x, y: {"x": x, "y": y}, lambda b: (b["x"], b["y"])),
@@ -78,6 +91,23 @@ SHAPES: dict[str, Shape] = {
     ),
     "dataclass": (lambda x, y: Pair("text", torch.tensor(0.5), x, y), lambda b: (b.x, b.y)),
     "empty list first": (lambda x, y: ([], {}, x, y), lambda b: (b[2], b[3])),
+    "detection": (
+        lambda x, y: (list(x.view(-1, 3, 2, 2)), boxes(y)),
+        lambda b: (torch.stack(b[0]).flatten(1), torch.stack([box["label"] for box in b[1]])),
+    ),
+    "samples": (
+        lambda x, y: list(zip(x.view(-1, 3, 4), y, strict=True)),
+        lambda b: (torch.stack([x for x, _ in b]).flatten(1), torch.stack([y for _, y in b])),
+    ),
+    "graphs": (Graphs, lambda b: (b.x.reshape(b.num_graphs, -1), b.y)),
+    "arrays": (
+        lambda x, y: (x.numpy(), y.numpy()),
+        lambda b: (torch.from_numpy(b[0]), torch.from_numpy(b[1])),
+    ),
+    "class weights first": (
+        lambda x, y: {"weights": torch.ones(5), "x": x, "y": y},
+        lambda b: (b["x"], b["y"]),
+    ),
 }
 
 
@@ -100,6 +130,37 @@ def test_a_short_last_batch_weighs_less_whatever_holds_it(shape: str, tmp_path: 
     unweighted = (sum(losses[:8]) / 8 + sum(losses[8:16]) / 8 + losses[16]) / 3
     assert unweighted != pytest.approx(model.means[0], rel=1e-3)
     assert monitor.history[0]["train_loss"] == pytest.approx(model.means[0], rel=1e-6)
+
+
+class Closed:
+    """A batch that nothing but its model can look into."""
+
+    __slots__ = ("parts",)
+
+    def __init__(self, *parts: Tensor) -> None:
+        self.parts = parts
+
+    @property
+    def batch_size(self) -> int:
+        raise RuntimeError("ask my model")
+
+
+def test_a_batch_that_cannot_be_looked_into_counts_as_one_sample(tmp_path: Path) -> None:
+    class Opens(Scripted):
+        def parts(self, batch: Any) -> tuple[Tensor, Tensor]:
+            x, y = batch.parts
+            return x, y
+
+    samples = loader(2 * BATCH + 1, seed=1).dataset
+    batches: DataLoader[Any] = DataLoader(
+        samples, batch_size=BATCH, collate_fn=lambda rows: Closed(*default_collate(rows))
+    )
+    monitor, model = OverfittingMonitor(), Opens(val_loss=FALLS)
+    with pytest.warns(UserWarning, match="does not know how many samples a batch holds"):
+        trainer([monitor], tmp_path, max_epochs=1).fit(model, batches, val_loader())
+    losses = model.sums[0]
+    unweighted = (sum(losses[:8]) / 8 + sum(losses[8:16]) / 8 + losses[16]) / 3
+    assert monitor.history[0]["train_loss"] == pytest.approx(unweighted, rel=1e-6)
 
 
 class GoesWrong(Scripted):

@@ -13,6 +13,7 @@ from xml.etree import ElementTree
 
 import pytest
 from lightning.pytorch.callbacks import ModelCheckpoint
+from torch.utils.tensorboard import SummaryWriter
 
 from lightning_weightwatch.cli import losses
 from lightning_weightwatch.cli.main import main
@@ -29,7 +30,7 @@ from tests.cli.commands import (
     with_a_full_disk,
 )
 from tests.cli.test_terminal import ESCAPE, on_a_terminal
-from tests.files.runs import LOGGERS, Logging, MakeLogger, fitted
+from tests.files.runs import LOGGERS, Logging, MakeLogger, csv_logger, fitted
 
 TRAIN = [1.5, 1.0, 0.75, 0.5, 0.25, 0.125, 0.0625]
 VAL = [1.5, 1.125, 1.0, 0.875, 1.0, 1.125, 1.25]
@@ -76,6 +77,83 @@ def test_json_and_csv_hold_the_report(tmp_path: Path, capsys: pytest.CaptureFixt
     assert found["file"] == str(tmp_path / "version_0" / "metrics.csv")
     assert found["settings"]["mode"] == "min"
     assert (tmp_path / "a.csv").read_text() == csv_text(report.records())
+
+
+def test_json_holds_the_verdict_and_the_advice(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [f"{i},{TRAIN[i]},{VAL[i]},{0.1 if i < 4 else 0.01}" for i in range(len(VAL))]
+    file = tmp_path / "run.csv"
+    file.write_text("\n".join(["epoch,train_loss,val_loss,lr-Adam", *rows, ""]))
+    rates = [0.1] * 4 + [0.01] * 3
+    report = diagnose(TRAIN, VAL, learning_rates={"lr-Adam": rates})
+    found = json.loads(printed(capsys, "diagnose", str(file), "--json", "-"))["diagnosis"]
+    assert report.patience
+    assert found["overfitting"] is report.overfitting is True
+    assert found["severity"] == report.severity
+    assert (found["best_epoch"], found["best_value"]) == (3, 0.875)
+    assert found["early_stop_epoch"] == 3
+    assert found["patience"] == list(report.patience)
+    window = report.lr_decay_window
+    assert found["lr_decay_window"] == (None if window is None else list(window))
+    assert found["noise"] == report.noise
+    assert found["within_noise"] is False
+    assert [phase["label"] for phase in found["phases"]] == [p.label for p in report.phases]
+    assert found["phases"][-1]["last_epoch"] == 6
+    (drop,) = found["lr_drops"]
+    assert drop == {"epoch": 4, "name": "lr-Adam", "index": 4, "before": 0.1, "after": 0.01}
+
+
+def test_without_a_finite_validation_json_is_strict_and_csv_has_its_header(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(constant: str) -> None:
+        raise AssertionError(constant)
+
+    folder = run(tmp_path, ["nan", "inf", "nan"])
+    text = printed(capsys, "diagnose", folder, "--json", "-")
+    found = json.loads(text, parse_constant=refuse)["diagnosis"]
+    assert found["severity"] == "unknown"
+    assert found["best_epoch"] is found["best_value"] is found["noise"] is None
+    table = printed(capsys, "diagnose", folder, "--csv", "-")
+    assert table == "epoch,train_loss,val_value\n"
+
+
+@pytest.mark.parametrize(
+    ("train", "header"), [("train_loss", "training loss"), ("train_acc", "training metric")]
+)
+def test_the_table_calls_the_training_curve_what_it_is(
+    train: str, header: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    curve = TRAIN if train == "train_loss" else [1 - loss / 2 for loss in TRAIN]
+    rows = [f"{i},{curve[i]},{1 - VAL[i] / 2}" for i in range(len(VAL))]
+    file = tmp_path / "run.csv"
+    file.write_text("\n".join([f"epoch,{train},val_acc", *rows, ""]))
+    text = printed(capsys, "diagnose", str(file))
+    assert f"Training: {train}." in text
+    assert "overfitting" in text
+    (line,) = (line for line in text.splitlines() if line.startswith("phase "))
+    assert header in line
+
+
+@pytest.mark.parametrize("logged", ["nothing", "batches"])
+def test_without_a_training_curve_there_is_no_column_and_no_verdict(
+    logged: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with SummaryWriter(tmp_path) as writer:
+        for epoch, value in enumerate(VAL):
+            writer.add_scalar("val_loss", value, epoch)
+        for batch in range(200 if logged == "batches" else 0):
+            writer.add_scalar("train_loss", 1 / (batch + 1), batch)
+    text = printed(capsys, "diagnose", str(tmp_path))
+    (line,) = (line for line in text.splitlines() if line.startswith("phase "))
+    assert line.split() == ["phase", "epochs", "validation"]
+    assert "No verdict on overfitting" in text
+    said = "has no training loss" if logged == "nothing" else "one seems to count batches"
+    assert said in text
+    found = json.loads(printed(capsys, "diagnose", str(tmp_path), "--json", "-"))
+    assert found["diagnosis"]["severity"] == "unknown"
+    assert found["diagnosis"]["overfitting"] is False
 
 
 def test_the_terminal_says_the_verdict_and_shows_the_phases(
@@ -220,6 +298,43 @@ def test_the_checkpoint_that_lightning_keeps_beside_the_log_is_found(
     fitted(tmp_path, Logging(on_step=False, on_epoch=True), logger(tmp_path), best)
     capsys.readouterr()
     assert best.best_model_path in printed(capsys, "diagnose", str(tmp_path))
+
+
+@LOGGERS
+@pytest.mark.parametrize("every", [5, 6])
+def test_a_checkpoint_within_the_best_epoch_is_not_that_of_its_validation(
+    every: int, logger: MakeLogger, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    saved = ModelCheckpoint(every_n_train_steps=every, save_top_k=-1)
+    module = Logging(on_step=False, on_epoch=True)
+    truth, _ = fitted(tmp_path, module, logger(tmp_path), saved)
+    best = truth.values().index(min(truth.values()))
+    capsys.readouterr()
+    text = printed(capsys, "diagnose", str(tmp_path))
+    assert (f"epoch={best}-step={6 * (best + 1)}.ckpt" in text) == (every == 6)
+    assert (".ckpt" in text) == (every == 6)
+
+
+def test_of_several_validations_in_an_epoch_the_step_tells_the_checkpoint(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    best = ModelCheckpoint(monitor="val_loss", save_top_k=-1)
+    module = Logging(on_step=False, on_epoch=True)
+    fitted(tmp_path, module, csv_logger(tmp_path), best, val_check_interval=0.5)
+    capsys.readouterr()
+    assert best.best_model_path in printed(capsys, "diagnose", str(tmp_path))
+
+
+def test_a_validation_that_was_not_finite_shifts_no_checkpoint(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [f"{i},{10 * i + 9},{'nan' if i < 2 else VAL[i]}" for i in range(len(VAL))]
+    (tmp_path / "metrics.csv").write_text("\n".join(["epoch,step,val_loss", *rows, ""]))
+    (tmp_path / "checkpoints").mkdir()
+    for name in ("epoch=3-step=20.ckpt", "epoch=3-step=40.ckpt"):
+        (tmp_path / "checkpoints" / name).touch()
+    assert "kept in" in (text := printed(capsys, "diagnose", str(tmp_path)))
+    assert "epoch=3-step=40.ckpt" in text
 
 
 def test_help_fits_a_terminal_of_80_columns(

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pytest
+import torch
 from sklearn.metrics import f1_score
 
 from lightning_weightwatch.losses.diagnosis import diagnose
@@ -44,8 +46,7 @@ def test_the_verdict_is_the_rule_written_out() -> None:
         report = diagnose(train, val)
         assert report.best_epoch == best
         assert report.best_value == val[best]
-        if val[best] > 1e-3 * max(val):
-            assert report.rise == pytest.approx(val[-1] / val[best] - 1, rel=1e-12, abs=1e-15)
+        assert report.rise == pytest.approx(val[-1] / val[best] - 1, rel=1e-12, abs=1e-15)
         assert report.overfitting == (val[-1] > 1.04 * val[best] and train[-1] < train[best])
 
 
@@ -183,13 +184,44 @@ def test_negative_losses_are_judged_by_their_size(
     assert report.overfitting is overfitting
 
 
-@pytest.mark.parametrize("best", [0.0, 1e-12, -1e-12])
-def test_next_to_zero_the_spread_of_the_curve_is_the_scale(best: float) -> None:
-    # A tiny rise over a best value of nothing is no overfitting; one of the curve's own size is.
-    assert not diagnose(falling(4), [1.0, 0.1, best, best + 1e-5]).overfitting
-    report = diagnose(falling(4), [1.0, 0.1, best, 0.5])
-    assert report.overfitting
-    assert math.isfinite(report.rise)
+@pytest.mark.parametrize(
+    ("from_best", "rise"),
+    [
+        ([1e-4, 1.1e-4, 1.2e-4], 0.2),
+        ([1e-4, 1.01e-4], 0.01),
+        ([0.0, 1e-4, 2e-4], 1.0),
+        ([0.0, 0.3], 1.0),
+        ([0.0, 0.0, 0.0], 0.0),
+        ([-0.01, 0.02], 3.0),
+        ([-1e-12, 1e-12], 2.0),
+    ],
+)
+@pytest.mark.parametrize("start", [[], [0.2], [1.0, 0.5], [100.0] * 10 + [1.0, 0.5]])
+def test_a_rise_next_to_zero_is_judged_whatever_came_before(
+    start: list[float], from_best: list[float], rise: float
+) -> None:
+    val = start + from_best
+    report = diagnose(falling(len(val)), val)
+    assert report.rise == pytest.approx(rise, rel=1e-9)
+    assert report.overfitting == (rise > 0.04 and len(val) >= 3)
+
+
+def test_noise_about_zero_is_noise_like_any() -> None:
+    noise = 1e-12 * np.random.default_rng(1).normal(size=(100, 60))
+    about_zero = [diagnose(falling(62), [1.0, 0.1, *values]).overfitting for values in noise]
+    alike = [diagnose(falling(62), [2.0, 1.5, *(1e11 * values)]).overfitting for values in noise]
+    assert about_zero == alike
+    assert sum(about_zero) < 55  # without regard to noise it would be nearly always
+
+
+@pytest.mark.parametrize("mode", ["min", "max"])
+def test_the_largest_values_rise_by_finite_shares(mode: Literal["min", "max"]) -> None:
+    wild = [1e308, -1e308, 1e308] if mode == "min" else [-1e308, 1e308, -1e308]
+    assert diagnose([3.0, 2.0, 1.0], wild, mode=mode).rise == 2.0
+    report = diagnose([3.0, 2.0, 1.0], [1.0, 5e-324, 1.7e308])
+    assert math.isfinite(100 * report.rise)
+    assert math.isfinite(report.criteria.gl)
+    assert math.isfinite(100 * diagnose(falling(4), [5e-324, 1e308, 1.0, 1e308]).noise)
 
 
 def test_the_first_of_equals_is_the_best() -> None:
@@ -268,6 +300,29 @@ def test_unequal_lengths_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match=f"one entry per validation, got {lengths}"):
         diagnose(train, val, epochs=epochs)
+
+
+@pytest.mark.parametrize("epoch", [INF, NAN, -INF, 1.5, "2", None])
+def test_epochs_that_are_no_integers_are_refused(epoch: Any) -> None:
+    with pytest.raises(ValueError, match=r"epochs must be integers .* got .* after 1"):
+        diagnose(falling(3), falling(3), epochs=[0, 1, epoch])
+
+
+@pytest.mark.parametrize(
+    ("curve", "kind"), [("123", "str"), (b"123", "bytes"), ({0: 1.0}, "dict"), ({1.0, 2.0}, "set")]
+)
+def test_what_has_no_order_or_no_numbers_is_no_curve(curve: Any, kind: str) -> None:
+    with pytest.raises(ValueError, match=f"train_losses must be a sequence .* got a {kind}"):
+        diagnose(curve, falling(3))
+    with pytest.raises(ValueError, match=f"val_losses must be a sequence .* got a {kind}"):
+        diagnose(falling(3), curve)
+
+
+def test_a_tensor_with_a_gradient_is_a_curve() -> None:
+    losses = torch.tensor([1.0, 0.5, 0.75], requires_grad=True)
+    expected = diagnose([1.0, 0.5, 0.75], [1.0, 0.5, 0.75])
+    assert diagnose(losses, losses) == expected
+    assert diagnose(list(losses), [loss * 1 for loss in losses]) == expected
 
 
 def test_another_mode_is_refused() -> None:

@@ -61,6 +61,41 @@ def test_a_validation_that_stays_is_a_plateau() -> None:
     assert last == 40
 
 
+def test_a_double_descent_is_no_plateau() -> None:
+    val = [1, 0.8, 0.6, 0.5, 0.6, 0.8, 1, 1.2, 1.3, 1.2, 1, 0.8, 0.6, 0.499]
+    report = diagnose(np.exp(-0.3 * np.arange(14)), val)
+    assert "plateau" not in [phase.name for phase in report.phases]
+    # But the level it comes to rest on is one.
+    rested = diagnose(np.exp(-0.1 * np.arange(34)), val + [0.499 - 1e-5 * i for i in range(20)])
+    label, first, last = stretches(rested)[-1]
+    assert (label, last) == ("plateau", 34)
+    assert 14 <= first <= 16
+
+
+@pytest.mark.parametrize("sigma", [0.003, 0.01, 0.05])
+@pytest.mark.parametrize("n", [30, 100, 1000])
+def test_a_noisy_plateau_stays_one(n: int, sigma: float) -> None:
+    generator = np.random.default_rng(9)
+    clean = 0.5 + 0.5 * np.exp(-15 * np.arange(n) / n)
+    found = 0
+    for _ in range(50):
+        val = clean + sigma * generator.normal(size=n)
+        val[-1] = val.min() - 0.1 * sigma  # so that all of it is before the best
+        last = diagnose(np.exp(-np.arange(n) / n), val).phases[-1]
+        found += last.name == "plateau" and last.first < n / 2
+    assert found >= 48
+
+
+@pytest.mark.parametrize("left_out", [1, 2, 4, 5, 6, 8])
+def test_a_validation_that_is_nan_moves_no_knee(left_out: int) -> None:
+    val = [*VAL]
+    val[left_out] = math.nan
+    whole, report = diagnose(TRAIN, VAL), diagnose(TRAIN, val)
+    assert report.lr_decay_window is not None
+    assert whole.lr_decay_window is not None
+    assert report.lr_decay_window[0] == whole.lr_decay_window[0] == 3
+
+
 def test_strong_overfitting_is_a_phase_from_the_best_on() -> None:
     report = diagnose(TRAIN + AFTER_TRAIN, [*VAL, 0.07, 0.073, 0.076, 0.08, 0.085])
     assert report.overfitting

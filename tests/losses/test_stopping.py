@@ -2,13 +2,14 @@
 
 import json
 import math
+import statistics
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from lightning_weightwatch.losses.stopping import StoppingRules
+from lightning_weightwatch.losses.stopping import RunningMedian, StoppingRules, rise_of
 
 HISTORIES: list[dict[str, Any]] = json.loads(
     (Path(__file__).parents[1] / "data" / "short_histories.json").read_text(encoding="utf-8")
@@ -75,3 +76,33 @@ def test_an_unknown_training_loss_raises_no_alarm() -> None:
     found = [rules.add(math.nan, value) for value in [1.0, 0.5, 0.4, *[2.0] * 20]]
     assert not any(criteria.alarm for criteria in found)
     assert all(math.isnan(criteria.pq) for criteria in found)
+
+
+@pytest.mark.parametrize("widest", [1, 3, 40])
+def test_the_running_median_is_that_of_the_last_known_values(widest: int) -> None:
+    rng = np.random.default_rng(2)
+    values = np.round(rng.normal(size=500), 1)  # with ties, and zeros of both signs
+    values[rng.random(500) < 0.3] = math.nan
+    values[rng.random(500) < 0.05] = math.inf
+    values[:3] = math.nan
+    median = RunningMedian()
+    for t in range(len(values)):
+        width = min(widest, 1 + t // 10)
+        last = values[max(t + 1 - width, 0) : t + 1].tolist()
+        known = [value for value in last if math.isfinite(value)]
+        found = median.add(float(values[t]), width)
+        assert found == statistics.median(known) if known else math.isnan(found)
+
+
+def test_a_median_of_the_largest_values_is_finite() -> None:
+    median = RunningMedian()
+    assert [median.add(value, 2) for value in (1.7e308, 1.7e308, -1.7e308)] == [1.7e308, 1.7e308, 0]
+
+
+@pytest.mark.parametrize("best", [2.0, 1e-4, 0.0, -0.01, -3.0, -1e308])
+def test_a_rise_on_the_way_is_the_rise_of_the_report(best: float) -> None:
+    for last in (best, best + 1e-5, 1.0, 1e308):
+        rules = StoppingRules()
+        rules.add(1.0, 5.0)
+        rules.add(0.5, best)
+        assert rules.add(0.2, last).gl == 100 * rise_of(last, best)

@@ -71,9 +71,8 @@ def test_where_training_got_no_better_either_it_is_not_called_overfitting(
 
 
 FEW = "The run has {}, and a verdict on overfitting takes 3."
-UNKNOWN = (
-    "By epoch 3 it is 50.0 % worse. No verdict on overfitting: {} of the 3 training losses {}."
-)
+UNKNOWN = "By epoch 3 it is 50.0 % worse. No verdict on overfitting: "
+SOME = UNKNOWN + "{} of the 3 training losses {}."
 
 
 @pytest.mark.parametrize(
@@ -83,16 +82,16 @@ UNKNOWN = (
         ([1.0, 0.5], [1.0, 0.9], FEW.format("2 validations")),
         ([1.0, 0.5], [1.0, 2.0], "By epoch 2 it is 100.0 % worse. " + FEW.format("2 validations")),
         ([1.0, 0.5, 0.4], [1.0, 0.9, NAN], FEW.format("2 finite validations")),
-        ([NAN] * 3, [1.0, 1.2, 1.5], UNKNOWN.format("none", "is finite")),
+        ([NAN] * 3, [1.0, 1.2, 1.5], UNKNOWN + "no training loss is known."),
         (
             [NAN, 0.5, 0.4],
             [1.0, 1.2, 1.5],
-            UNKNOWN.format("2", "are finite, none as early as the best validation"),
+            SOME.format("2", "are finite, none as early as the best validation"),
         ),
         (
             [0.5, NAN, NAN],
             [1.0, 1.2, 1.5],
-            UNKNOWN.format("1", "is finite, none later than the best validation"),
+            SOME.format("1", "is finite, none later than the best validation"),
         ),
     ],
     ids=["one", "two", "two, worse", "two finite", "no loss", "none at the best", "none after it"],
@@ -178,9 +177,11 @@ def test_a_rise_no_larger_than_the_noise_is_said_to_be_that() -> None:
     val = [1.0, 0.9, *([1.0, 0.95] * 6)]
     report = diagnose([1 - i / 20 for i in range(14)], val)
     assert report.within_noise
+    most = 2 + math.sqrt(2 * math.log(12))
     assert diagnosis_sentences(report, "val_loss", None)[1] == (
-        "By epoch 14 it is 5.6 % worse, no more than its noise makes it: 4 standard deviations "
-        f"are {400 * report.noise:.1f} %, and there is no trend."
+        "By epoch 14 it is 5.6 % worse, no more than its noise makes it: "
+        f"{most:.1f} standard deviations are {100 * most * report.noise:.1f} %, and there is no "
+        "trend."
     )
 
 
@@ -222,8 +223,8 @@ def percentage(sentence: str) -> float:
 
 def test_where_the_best_is_zero_it_is_said_what_percentages_are_of() -> None:
     assert told(FALLING, [1.0, 0.0, 0.1, 0.2])[1:3] == [
-        "Since then it rose by 20,000 % while the training loss fell: severe overfitting.",
-        "The best, 0, is too near to zero for percentages of it: they are of 0.001.",
+        "Since then it rose by 100.0 % while the training loss fell: severe overfitting.",
+        "The best is 0, of which there are no percentages: they are of the last value, 0.2.",
     ]
 
 

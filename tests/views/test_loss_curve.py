@@ -11,17 +11,8 @@ from lightning_weightwatch.losses.diagnosis import diagnose
 from lightning_weightwatch.losses.report import LossReport
 from lightning_weightwatch.views.loss_curve import loss_figure
 from lightning_weightwatch.views.png import BLACK, BLUE, GREY, ORANGE, VERMILION, pixels
+from tests.views.diagnosis_curves import CASES, NAN, run
 from tests.views.pictures import assert_legible, seen, shown_texts
-
-NAN = math.nan
-
-
-def run(epochs: int, *, rise: float = 0.5) -> LossReport:
-    """A run whose validation loss is best after three fifths of it."""
-    best = max(3 * epochs // 5, 1) - 1
-    train = [0.05 + 0.1 * math.exp(-4 * i / epochs) for i in range(epochs)]
-    val = [0.07 + 0.1 * abs(i - best) / epochs * (1 if i < best else rise) for i in range(epochs)]
-    return diagnose(train, val)
 
 
 def assert_within_the_frame(figure: Figure) -> None:
@@ -33,41 +24,13 @@ def assert_within_the_frame(figure: Figure) -> None:
     assert bottom >= 0
     assert right <= width
     assert top <= height
-    (axes,) = figure.axes
+    axes = figure.axes[-1]
     legend = axes.get_legend()
     assert legend is not None
     inner, outer = legend.get_window_extent(), axes.get_window_extent()
     assert inner.x0 >= outer.x0
     assert inner.x1 <= outer.x1
     assert {text.get_fontsize() for text in shown_texts(figure)} == {8}
-
-
-CASES = {
-    "1 epoch": diagnose([0.9], [0.8]),
-    "2 epochs": diagnose([0.9, 0.5], [0.8, 0.7]),
-    "3 epochs": diagnose([0.9, 0.5, 0.3], [0.8, 0.6, 0.7]),
-    "15 epochs": run(15),
-    "300 epochs": run(300),
-    "10,000 epochs": run(10_000),
-    "the last epoch": diagnose(
-        [1 - i / 40 for i in range(20)], [*(1 - i / 50 for i in range(19)), 0.9]
-    ),
-    "the first epoch": diagnose([1.0, 0.5, 0.4, 0.2], [0.5, 0.6, 0.7, 0.9]),
-    "several validations an epoch": diagnose(
-        [0.9, 0.8, 0.5, 0.3], [0.8, 0.7, 0.6, 0.7], epochs=[0, 0, 1, 1]
-    ),
-    "no training loss": diagnose([NAN] * 4, [0.8, 0.6, 0.7, 0.9]),
-    "an infinite training loss": diagnose([math.inf, 0.5, 0.4, 0.3], [0.8, 0.6, 0.7, 0.9]),
-    "constant": diagnose([0.5] * 4, [0.5] * 4),
-    "zeros": diagnose([0.0] * 4, [0.0] * 4),
-    "1e30": diagnose([1e30, 1e20, 1e10, 5.0], [1e30, 1e25, 1e26, 1e27]),
-    "1e-30": diagnose([3e-30, 2e-30, 1e-30], [3e-30, 2e-30, 2.5e-30]),
-    "thousandths": diagnose([0.00315, 0.00208, 0.00101], [0.00311, 0.00205, 0.00263]),
-    "ten thousands": diagnose([98765.4, 54321.0, 12345.6], [98765.4, 64321.0, 75000.0]),
-    "negative": diagnose([-1.0, -2.0, -3.0], [-1.0, -2.0, -1.5]),
-    "nearly constant": diagnose([1.00001, 1.000005, 1.000001], [1.00002, 1.00001, 1.000011]),
-    "to maximise": diagnose([0.9, 0.5, 0.3, 0.2], [0.5, 0.8, 0.7, 0.6], mode="max"),
-}
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -93,7 +56,7 @@ def test_a_black_star_stands_at_the_best(case: str) -> None:
     figure = loss_figure(report, "val_loss")
     image = pixels(figure)
     assert report.best_index is not None
-    (axes,) = figure.axes
+    axes = figure.axes[-1]
     place = report.positions[report.best_index]
     x, y = axes.transData.transform((place, report.best_value))
     around = image[
@@ -141,7 +104,7 @@ def test_the_word_overfitting_keeps_off_the_edge() -> None:
 def test_epochs_are_marked_with_whole_numbers(case: str) -> None:
     figure = loss_figure(CASES[case], "val_loss")
     pixels(figure)
-    (axes,) = figure.axes
+    axes = figure.axes[0]
     labels = [label.get_text() for label in axes.get_xticklabels()]
     assert all(label.replace("−", "").isdigit() for label in labels), labels
 

@@ -1,15 +1,18 @@
 """A copy of the weights of the best epoch, kept beside the training."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from lightning_weightwatch.model.weights import whole
 
 
 class BestCopy:
-    """The weights as they were at the best validation, in the memory of the CPU.
+    """Weights as they were, in the memory of the CPU: parameters, and buffers of checkpoints.
 
     Of a sharded model each process keeps its own shards.
     """
@@ -41,17 +44,20 @@ class BestCopy:
 
     @torch.no_grad()
     def put_back(self, model: nn.Module) -> None:
-        """Overwrite the weights with those that are kept.
+        """Overwrite the weights with those that are kept, where they differ.
 
         Raises:
             ValueError: If the model has other tensors now; it is then left as it is.
+            RuntimeError: If one cannot be written to. Those before it are overwritten.
         """
         now = {name: _local(tensor) for name, tensor in _tensors(model).items()}
         shapes = {name: tensor.shape for name, tensor in now.items()}
         if shapes != {name: tensor.shape for name, tensor in self._kept.items()}:
             raise ValueError("the model has other parameters or buffers than in its best epoch")
         for name, tensor in now.items():
-            tensor.copy_(self._kept[name])
+            kept = self._kept[name].to(tensor.device)
+            if not torch.equal(tensor, kept):
+                tensor.copy_(kept)
 
 
 def write_weights(model: nn.Module, file: Path, *, here: bool) -> None:
@@ -60,12 +66,17 @@ def write_weights(model: nn.Module, file: Path, *, here: bool) -> None:
     A collective. The file is whole or the one that was there before.
 
     Args:
-        model: Whose state dict it is; what is in it beside tensors is left out.
+        model: Whose state dict it is; of it what is no tensor, number, text, or list or dictionary
+            of them is left out, for it would be code to a reader.
         file: Replaced.
         here: Whether this process is the one that writes.
     """
-    state = model.state_dict()
-    weights = {name: whole(value) for name, value in state.items() if isinstance(value, Tensor)}
+    weights: dict[str, Any] = {}
+    for name, value in model.state_dict().items():
+        if isinstance(value, Tensor) and not is_lazy(value):
+            value = whole(value).cpu()
+        if here and _is_plain(value):
+            weights[name] = value
     if not here:
         return
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -82,7 +93,23 @@ def _tensors(model: nn.Module) -> dict[str, Tensor]:
     for module in model.modules():
         if "FSDPModule" in {base.__name__ for base in type(module).__mro__}:
             module.reshard()  # type: ignore[operator]
-    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    found: dict[str, Tensor] = dict(model.named_parameters())
+    for prefix, module in model.named_modules():
+        # Masks and caches that no checkpoint has follow from the rest, and come and go.
+        for name in set(module._buffers) - module._non_persistent_buffers_set:
+            if module._buffers[name] is not None:
+                found[f"{prefix}.{name}" if prefix else name] = module._buffers[name]
+    return {name: tensor for name, tensor in found.items() if not is_lazy(tensor)}
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return all(map(_is_plain, [*value.keys(), *value.values()])) and type(value) is dict
+    if isinstance(value, list | tuple):
+        return all(map(_is_plain, value))
+    if isinstance(value, Tensor):
+        return not is_lazy(value)
+    return value is None or isinstance(value, bool | int | float | str | bytes)
 
 
 def _local(tensor: Tensor) -> Tensor:

@@ -16,6 +16,10 @@ from lightning_weightwatch.callbacks.ranks import TrainerRanks
 from lightning_weightwatch.files.checkpoint import BadFile
 
 FILE = "best.pt"
+_NOWHERE = (
+    "they are not in memory (a fit that goes on after another, or after a resume, has none), and "
+    "no file is known to hold them (save_best=True writes one, and so does ModelCheckpoint)"
+)
 # Strategies under which a parameter of the model is not a whole weight, nor a DTensor.
 _ELSEWHERE = ("FSDP", "DeepSpeed")
 
@@ -53,13 +57,17 @@ class BestWeights:
             write_weights(model, folder / FILE, here=trainer.is_global_zero)
             self._own = stamps_of([str(folder / FILE)])
 
+    def saving(self, trainer: Trainer) -> None:
+        """A checkpoint is about to be written."""
+        self._files.saving(trainer)
+
     def moving_on(self, trainer: Trainer) -> None:
-        """To be called after the checkpoint callbacks have looked, before they look again."""
+        """The next batch is about to change the weights, or training is over."""
         self._files.end(trainer)
 
     def checkpoint(self, trainer: Trainer) -> str | None:
         """The checkpoint file that holds them, None when none does. A collective."""
-        return _first(trainer, self._files.found())
+        return _first(trainer, self._files.found(trainer))
 
     def own_file(self, trainer: Trainer) -> str | None:
         """`best.pt`, if it holds them. A collective."""
@@ -75,27 +83,40 @@ class BestWeights:
             BadFile: If they are nowhere, or what is there cannot be read. The model is then as it
                 was.
         """
+        sources: list[str | None] = [self.own_file(trainer), self.checkpoint(trainer)]
+        sources = [path for path in sources if path is not None]
         if TrainerRanks(trainer).all_agree(bool(self._copy)):
-            self._copy.put_back(model)
-            self._copy = BestCopy()  # its memory is needed no more
-            return "memory"
-        path = self.own_file(trainer) or self.checkpoint(trainer)
-        if path is None:
-            raise BadFile(
-                "they are not in memory, as after a resume, and no file is known to hold them "
-                "(save_best=True writes one, and so does ModelCheckpoint)"
-            )
+            sources.insert(0, None)
+        faults: list[Exception] = []
+        for path in sources:
+            fault = self._put_back_from(path, trainer, model)
+            if fault is None:
+                self._copy = BestCopy()  # its memory is needed no more
+                return path or "memory"
+            faults.append(fault)
+        raise next(iter(faults), BadFile(_NOWHERE))
+
+    def _put_back_from(
+        self, path: str | None, trainer: Trainer, model: nn.Module
+    ) -> Exception | None:
+        """Overwrite the weights with those in a file, or in memory; say what went wrong.
+
+        Where it went wrong on any process, every one has the weights from before again.
+        """
         before, fault = BestCopy(), None
         try:
             before.take(model)
-            load_weights(model, path, self._started)
+            if path is None:
+                self._copy.put_back(model)
+            else:
+                load_weights(model, path, self._started)
         except Exception as error:
             fault = error
-        if not TrainerRanks(trainer).all_agree(fault is None):
-            if before:
-                before.put_back(model)
-            raise fault or BadFile(f"another process could not load {path}")
-        return path
+        if TrainerRanks(trainer).all_agree(fault is None):
+            return None
+        if before:
+            before.put_back(model)
+        return fault or BadFile("another process could not load them")
 
     def state(self) -> dict[str, Any]:
         """For a checkpoint: where the files are, not the weights."""
