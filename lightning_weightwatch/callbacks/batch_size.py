@@ -42,9 +42,9 @@ def batch_size(batch: Any, at_most: int | None = None) -> int:
     - dictionaries, dataclasses, other objects, and all other lists and tuples leave it to their
       members; scalars abstain.
 
-    Of sizes with the same votes it is the smallest. Where that is the constant size of something
-    else, such as class weights, an epoch with a short last batch has a mean between the true one
-    and that over its batches.
+    Of sizes with the same votes it is that of the loader, else the smallest. Where that is the
+    constant size of something else, such as class weights, an epoch with a short last batch has a
+    mean between the true one and that over its batches.
 
     What a batch cannot tell: of a tensor of shape (time, samples, features) it is the time; of
     images of the same shape in a list, without anything beside them, their channels; of a list
@@ -78,12 +78,13 @@ def known_batch_size(batch: Any, at_most: int | None = None) -> int | None:
     poll = _Poll()
     poll.ask(batch)
     votes = poll.votes
-    if len(votes) > 1 and at_most is not None:
+    if at_most is not None:
         votes = {size: count for size, count in votes.items() if size <= at_most} or votes
-    if len(votes) < 2:
-        return next(iter(votes), None)
+    if not votes:
+        return None
     most = max(votes.values())
-    return min(size for size, count in votes.items() if count == most)
+    found = [size for size, count in votes.items() if count == most]
+    return at_most if at_most in found else min(found)
 
 
 def loader_batch_size(trainer: Trainer) -> int | None:

@@ -199,7 +199,15 @@ class OverfittingMonitor(BestKeeper):
         if not trainer.sanity_checking:
             self._metric.all_is_logged()
         self._observe(trainer, pl_module)
-        if trainer.state.fn != TrainerFn.FITTING or self._metric.may_be_there(trainer):
+        if trainer.state.fn != TrainerFn.FITTING:
+            return
+        missed = self._metric.missed(trainer)
+        if missed is not None:
+            self._warn(
+                f"goes on following {self._metric.name}",
+                f"{missed} was not in the first validation. Set monitor={missed!r} to follow it",
+            )
+        if self._metric.may_be_there(trainer):
             return
         logged = self._metric.logged(trainer)
         if logged:
@@ -232,7 +240,13 @@ class OverfittingMonitor(BestKeeper):
             first or self._in_turn(trainer)
         ):
             return False
-        return trainer.strategy.reduce_boolean_decision(self._metric.is_there(trainer), all=True)
+        mine = self._metric.is_there(trainer)
+        everywhere = trainer.strategy.reduce_boolean_decision(mine, all=True)
+        if mine and not everywhere and self._metric.complete:
+            self._warn(
+                f"does not follow {self._metric.name}", "it is logged on some processes only"
+            )
+        return everywhere
 
     def measure(self, trainer: Trainer, pl_module: LightningModule) -> LossReport:
         """Add a point after a validation, and judge the curves."""

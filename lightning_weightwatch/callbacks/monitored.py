@@ -62,16 +62,18 @@ class FollowedMetric:
         self.mode: Mode = mode or "min"
         #: What a resumed fit had followed, if that was another metric or went in another direction.
         self.before: tuple[str, Mode] | None = None
-        self._settled = self._complete = False
+        self._settled = False
+        #: Whether the validation logs no more.
+        self.complete = False
         self._old: dict[str, Tensor] = {}
 
     def begin(self, trainer: Trainer) -> None:
         """A validation begins."""
-        self._old, self._complete = dict(trainer.callback_metrics), False
+        self._old, self.complete = dict(trainer.callback_metrics), False
 
     def all_is_logged(self) -> None:
         """The validation logs no more: what was hoped for and is missing will not come."""
-        self._complete = True
+        self.complete = True
 
     def logged(self, trainer: Trainer) -> dict[str, Tensor]:
         """What the validation has logged by now, without keys of ours.
@@ -90,8 +92,12 @@ class FollowedMetric:
         logged = self.logged(trainer)
         if not self._settled:
             monitor, mode = self._asked
-            if not self._complete and _wishes(trainer, monitor)[0] not in logged:
-                return False
+            # What was there before a first validation is no metric of validations.
+            first = next((w for w in _wishes(trainer, monitor) if w not in self._old), None)
+            if first is not None and first not in logged:
+                as_before = (self.name, self.mode) == (first, mode or _modes(trainer).get(first))
+                if as_before or not self.complete:
+                    return False
             name, mode = choose_monitor(trainer, monitor, mode, logged)
             if name is None:
                 return False
@@ -100,11 +106,18 @@ class FollowedMetric:
             self.name, self.mode, self._settled = name, mode, True
         return self.name in logged
 
+    def missed(self, trainer: Trainer) -> str | None:
+        """A metric that was wished more, and that came when another was followed already."""
+        wish = _wishes(trainer, self._asked[0])[0]
+        late = self._settled and wish != self.name and wish in self.logged(trainer)
+        return wish if late else None
+
     def may_be_there(self, trainer: Trainer) -> bool:
         """Whether this validation has logged it, or what may turn out to be it."""
         monitor, mode = self._asked
         wished = choose_monitor(trainer, monitor, mode, self.logged(trainer))[0]
-        return self.is_there(trainer) or (not self._settled and wished is not None)
+        hoped = wished is not None and not (self._settled or self.complete)
+        return self.is_there(trainer) or hoped
 
     def state(self) -> list[str | None]:
         """For a checkpoint."""

@@ -175,14 +175,16 @@ def _picture(report: LossReport, curves: Curves, target: str) -> bytes:
     """The figure in the format that the name of its file says.
 
     Raises:
-        Refusal: If there is nothing to draw.
+        Refusal: If there is nothing to draw, or values of such a size that they cannot be.
     """
     if report.best_epoch is None:
         raise Refusal(f"--figure {target}: no finite value of {curves.monitor} to draw")
-    figure = loss_figure(report, curves.monitor)
-    form = Path(target).suffix.lower().removeprefix(".")
-    if form == "png":
-        return png_bytes(figure)
-    file = io.BytesIO()
-    in_our_style(figure.savefig)(file, format=form)
+    form, file = Path(target).suffix.lower().removeprefix("."), io.BytesIO()
+    try:
+        figure = loss_figure(report, curves.monitor)
+        if form == "png":
+            return png_bytes(figure)
+        in_our_style(figure.savefig)(file, format=form)
+    except (ValueError, OverflowError) as error:
+        raise Refusal(f"--figure {target}: these values cannot be drawn: {error}") from error
     return file.getvalue()

@@ -39,6 +39,20 @@ def noise_of(values: NDArray[np.float64]) -> float:
     return 8 * _GAUSSIAN * float(np.median(bends)) / math.sqrt(6)
 
 
+def is_rough(values: NDArray[np.float64]) -> bool:
+    """Whether a curve turns as noise does: at every third inner point or more often.
+
+    Of noise two thirds are turning points; a smooth curve, however bent, has hardly any, and then
+    the standard deviation by second differences is none of noise.
+
+    Args:
+        values: Shape [n].
+    """
+    ways = np.sign(np.diff(values / 2))
+    turns = int(np.count_nonzero(ways[1:] * ways[:-1] < 0))
+    return 3 * turns >= len(values) - 2 > 0
+
+
 def trend_of(values: NDArray[np.float64]) -> float:
     """Whether values rise with time: z = ρ √(n − 1), ρ their rank correlation (Spearman) with it.
 

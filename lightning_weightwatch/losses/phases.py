@@ -23,6 +23,8 @@ _PLATEAU_POINTS = 5
 _PLATEAU_SHARE = 0.2
 # Its level is a running median of no more validations.
 _LEVEL_POINTS = 15
+# In fewer the bends of a steep descent pass for noise, and all of it for flat.
+_ENOUGH_FOR_NOISE = 12
 #: Fewer validations after the best are no phase of their own, unless they are worse.
 _TAIL_POINTS = 3
 
@@ -148,7 +150,8 @@ def _plateau_start(val: NDArray[np.float64], scale: float, knee: int) -> int | N
     best = len(val) - 1
     if best < _PLATEAU_POINTS:
         return None
-    width = max((_FLAT_SHARE + ROUNDING) * scale, _FLAT_NOISE * noise_of(val))
+    noise = noise_of(val) if best >= _ENOUGH_FOR_NOISE else 0.0
+    width = max((_FLAT_SHARE + ROUNDING) * scale, _FLAT_NOISE * noise)
     near = val <= float(val[best]) + width
     points = min(max(_PLATEAU_POINTS, math.isqrt(best)), _LEVEL_POINTS) | 1
     padded = np.pad(val, points // 2, mode="edge")

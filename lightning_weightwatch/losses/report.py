@@ -26,6 +26,8 @@ SEVERE_RISE = 0.15
 MILD_RISE = 0.01
 #: With fewer validations there is no verdict.
 MIN_POINTS = 3
+# So many training losses tell where it ended.
+_AT_THE_END = 3
 # A training loss that is higher by no more than this share has held steady.
 _HELD = 0.01
 
@@ -151,12 +153,16 @@ class LossReport:
 
     @property
     def training_fell(self) -> bool:
-        """Whether the training loss fell between the best validation and the last."""
+        """Whether the training loss fell between the best validation and the last.
+
+        Of three values after the best or more, the median of the last three counts: a single odd
+        one decides nothing.
+        """
         return self._training_change < 0
 
     @property
     def _training_change(self) -> float:
-        """From the best validation to the last, by the last known values; NaN if there are none."""
+        """From the best validation to the last, by known values; NaN if there are none."""
         if self.best_index is None:
             return math.nan
         before = self._train[: self.best_index + 1]
@@ -164,7 +170,8 @@ class LossReport:
         before, after = before[~np.isnan(before)], after[~np.isnan(after)]
         if not before.size or not after.size:
             return math.nan
-        return float(after[-1]) - float(before[-1])
+        end = np.median(after[-_AT_THE_END:]) if len(after) >= _AT_THE_END else after[-1]
+        return float(end) - float(before[-1])
 
     @property
     def within_noise(self) -> bool:

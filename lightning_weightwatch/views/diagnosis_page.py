@@ -2,7 +2,9 @@
 
 import math
 
-from lightning_weightwatch.losses.noise import MIN_AFTER_BEST
+import numpy as np
+
+from lightning_weightwatch.losses.noise import MIN_AFTER_BEST, is_rough
 from lightning_weightwatch.losses.report import LossReport
 from lightning_weightwatch.views.diagnosis_phases import LEARNING, seen
 from lightning_weightwatch.views.diagnosis_skipped import (
@@ -40,8 +42,9 @@ def observations(report: LossReport, monitor: str) -> list[str]:
         found.append(why_unknown(report) if report.severity == "unknown" else None)
     else:
         found += [best, verdict(report)]
-    after = len(report.val_values) - 1 - (report.best_index or 0)
-    if report.noise >= LEAST_TOLD and after >= MIN_AFTER_BEST:
+    from_best = np.array(report.val_values[report.best_index :])
+    known = len(from_best) > MIN_AFTER_BEST and is_rough(from_best)
+    if report.noise >= LEAST_TOLD and known:
         found.append(
             f"From its best on, {metric} has a noise of ±{percent(report.noise)} (standard "
             "deviation)."

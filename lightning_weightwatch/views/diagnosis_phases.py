@@ -51,8 +51,9 @@ def seen(report: LossReport, phase: Phase, metric: str) -> str:
     title = phase.label
     worse = f"{validation}, {percent(report.rise)} worse than its best"
     if phase.name == "overfit":
-        fell = train if train and told_apart(phase.train_from, phase.train_to) else None
-        ending = f", while {fell or training_improved(report)}: "
+        better = sign(report.train_mode) * (phase.train_from - phase.train_to) > 0
+        told = train and better and told_apart(phase.train_from, phase.train_to)
+        ending = f", while {train if told else training_improved(report)}: "
         ending += (
             f"{report.severity} overfitting"
             if report.overfitting

@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.io import AsyncCheckpointIO, TorchCheckpointIO
 
 from lightning_weightwatch import OverfittingMonitor
-from tests.callbacks.fits import train_loader, trainer, val_loader
+from tests.callbacks.fits import NEWER_LIGHTNING, train_loader, trainer, val_loader
 from tests.callbacks.test_best_weights import BEST, VALUES, Scripted, equal, fitted
 
 BATCHES = 6
@@ -217,6 +217,7 @@ class Slow(TorchCheckpointIO):
         super().save_checkpoint(*args, **options)
 
 
+@NEWER_LIGHTNING
 def test_a_file_that_was_written_in_the_background_is_not_that_of_a_later_epoch(
     tmp_path: Path,
 ) -> None:

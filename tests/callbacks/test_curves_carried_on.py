@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_weightwatch import OverfittingMonitor
 from lightning_weightwatch.callbacks.best import copies
-from tests.callbacks.fits import BATCH, loader, train_loader, trainer, val_loader
+from tests.callbacks.fits import BATCH, NEWER_LIGHTNING, loader, train_loader, trainer, val_loader
 from tests.callbacks.scripted import Scripted
 
 # Lightning's own: on a resume in the middle of an epoch, into another folder, and on a `self.log`.
@@ -61,10 +61,10 @@ def fitted(
     ("options", "first_epochs", "step"),
     [
         ({}, 3, 3 * BATCHES),
-        ({"val_check_interval": 0.5}, 3, 3 * BATCHES),
-        ({"within": True}, 2, 8),
-        ({"within": True, "val_check_interval": 0.5}, 4, 20),
-        ({"within": True, "accumulate_grad_batches": 2}, 2, 4),
+        pytest.param({"val_check_interval": 0.5}, 3, 3 * BATCHES, marks=NEWER_LIGHTNING),
+        pytest.param({"within": True}, 2, 8, marks=NEWER_LIGHTNING),
+        pytest.param({"within": True, "val_check_interval": 0.5}, 4, 20, marks=NEWER_LIGHTNING),
+        pytest.param({"within": True, "accumulate_grad_batches": 2}, 2, 4, marks=NEWER_LIGHTNING),
     ],
     ids=str,
 )

@@ -142,6 +142,53 @@ def test_what_the_module_adds_to_its_metrics_at_the_end_of_the_epoch_counts(
     assert seen == [pytest.approx(106 / 7)] * 2
 
 
+def test_a_resumed_fit_waits_for_the_metric_that_it_has_followed(tmp_path: Path) -> None:
+    def fit(model: LateF1, epochs: int, **options: Any) -> OverfittingMonitor:
+        monitor = OverfittingMonitor(verbose=False)
+        follows = EarlyStopping("val_f1", mode="max", patience=99, strict=False)
+        saves = ModelCheckpoint(dirpath=tmp_path, filename="{epoch}", save_top_k=-1)
+        callbacks = [monitor, follows, saves]
+        run = trainer(callbacks, tmp_path, max_epochs=epochs, num_sanity_val_steps=0)
+        with pytest.warns(UserWarning, match="has no validation metric 'val_f1'"):
+            run.fit(model, train_loader(), val_loader(), **options)
+        return monitor
+
+    fit(LateF1([0.1, None, 0.3]), 3)
+    monitor = fit(LateF1([None, 0.2]), 5, ckpt_path=str(tmp_path / "epoch=2.ckpt"))
+    assert monitor.report is not None
+    assert monitor.report.val_values == pytest.approx((0.1, 0.3, 0.2))
+
+
+def test_a_monitored_training_metric_holds_nothing_up(tmp_path: Path) -> None:
+    """EarlyStopping stands before us, and looks right after the first validation."""
+    stopper = EarlyStopping("weightwatch/val_metric", patience=99)
+    monitor = OverfittingMonitor(verbose=False)
+    keeps = ModelCheckpoint(dirpath=tmp_path, monitor="train_loss")
+
+    class Logs(Scripted):
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor | None:
+            loss = super().training_step(batch, batch_idx)
+            assert loss is not None
+            self.log("train_loss", loss)
+            return loss
+
+    fit = trainer([stopper, monitor, keeps], tmp_path, max_epochs=2, val_check_interval=0.5)
+    fit.fit(Logs(val_loss=LOSS), train_loader(), val_loader())
+    assert monitor.report is not None
+    assert monitor.report.val_values == pytest.approx(LOSS)
+
+
+def test_a_wish_that_comes_true_too_late_is_told(tmp_path: Path) -> None:
+    monitor = OverfittingMonitor(verbose=False)
+    follows = EarlyStopping("val_f1", mode="max", patience=99, strict=False)
+    with pytest.warns(UserWarning, match="goes on following val_loss: .* Set monitor='val_f1'"):
+        trainer([monitor, follows], tmp_path, max_epochs=3, num_sanity_val_steps=0).fit(
+            LateF1([None, 0.2, 0.3]), train_loader(), val_loader()
+        )
+    assert monitor.report is not None
+    assert monitor.report.val_values == pytest.approx(LOSS[:3])
+
+
 @pytest.mark.parametrize("argument", ["save_best", "restore_best"])
 def test_what_is_neither_true_nor_false_is_refused(argument: str) -> None:
     with pytest.raises(ValueError, match=f"{argument} must be True or False, got 'no'"):

@@ -114,6 +114,7 @@ def wandb_run(wandb: Any, tmp_path: Path) -> WandbRun:
     assert not to_mlflow.accepts(logger)
     fill(to_wandb.WandbSink(logger, EPOCH))
     logger.experiment.finish()
+    wandb.teardown()  # on a busy machine the file is complete only when its writer is gone
     return WandbRun(tmp_path)
 
 
@@ -177,6 +178,7 @@ def test_a_fit_with_wandb_ends_as_one_without(wandb: Any, tmp_path: Path) -> Non
     fit = trainer([Writes()], tmp_path, logger=logger, max_epochs=2)
     fit.fit(Perceptron(), train_loader(), val_loader())
     logger.experiment.finish()
+    wandb.teardown()
     run = WandbRun(tmp_path)
     steps = [row["trainer/global_step"] for row in run.with_key("val_loss")]
     assert [row["trainer/global_step"] for row in run.with_key("h/_type")] == steps == [5, 11]

@@ -336,3 +336,11 @@ def test_a_report_cannot_be_changed() -> None:
         report.mode = "max"  # type: ignore[misc]
     assert isinstance(report, LossReport)
     assert (report.train_losses, report.val_values, report.epochs) == ((1.0,), (1.0,), (0,))
+
+
+def test_a_single_odd_training_loss_at_the_end_decides_nothing() -> None:
+    train = [1, 0.8, 0.6, 0.5, 0.42, 0.40, 0.36, 0.33, 0.30, 0.28, 0.26, 0.25, 0.23, 0.51]
+    val = [1, 0.8, 0.7, 0.65, 0.62, 0.6, 0.62, 0.65, 0.68, 0.7, 0.73, 0.75, 0.78, 0.8]
+    assert diagnose(train, val).severity == diagnose(train[:-1], val[:-1]).severity == "severe"
+    rising = [*train[:-3], 0.5, 0.51, 0.52]
+    assert diagnose(rising, val).severity == "none"

@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import spearmanr
 
 from lightning_weightwatch.losses.diagnosis import diagnose
-from lightning_weightwatch.losses.noise import beyond_noise, noise_of, trend_of
+from lightning_weightwatch.losses.noise import beyond_noise, is_rough, noise_of, trend_of
 
 
 @pytest.mark.parametrize("slope", [0.0, 0.5, -3.0])
@@ -75,3 +75,11 @@ def test_a_level_that_is_held_above_the_best_is_no_noise_though_no_value_is_beyo
     # Six and four standard deviations; of the latter, half the runs look like noise to anyone.
     assert share_of_overfitting(100, 1.3, 0.05, seed=7) > 0.9
     assert share_of_overfitting(100, 1.2, 0.05, seed=8) > 0.45
+
+
+def test_a_curve_is_rough_where_it_turns_as_noise_does() -> None:
+    noise = np.random.default_rng(0).normal(size=50)
+    assert is_rough(noise)
+    assert not is_rough(np.exp(np.arange(50) / 3))
+    assert not is_rough(np.sin(np.arange(50) / 5))
+    assert not is_rough(np.ones(50))

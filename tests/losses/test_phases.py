@@ -159,3 +159,9 @@ def test_several_validations_in_an_epoch_stand_one_after_another() -> None:
     report = diagnose([1.0] * 5, [1.0] * 5, epochs=[0, 0, 1, 1, 2])
     assert report.positions == (0.5, 1.0, 1.5, 2.0, 2.5)
     assert diagnose([1.0] * 3, [1.0] * 3, epochs=[1, 3, 5]).positions == (2, 4, 6)
+
+
+def test_a_steep_and_rough_descent_is_no_plateau() -> None:
+    val = [4.5, 4.2, 4.6, 3.8, 4.3, 3.3, 3.2, *(3.21 + 0.01 * i for i in range(12))]
+    report = diagnose([1 - 0.04 * i for i in range(len(val))], val)
+    assert "plateau" not in [phase.name for phase in report.phases]

@@ -59,14 +59,17 @@ class WrittenFiles:
 
     def found(self, trainer: Trainer) -> list[str]:
         """The files that still are what they were; those that are renewed each epoch last."""
-        doomed = {
-            str(getattr(callback, "last_model_path", ""))
-            for callback in trainer.checkpoint_callbacks
+        renewed, doomed = set(), set()
+        for callback in trainer.checkpoint_callbacks:
+            last = str(getattr(callback, "last_model_path", ""))
+            renewed.add(last)
             # It writes its last file at the end of a fit in which it has written no other.
-            if getattr(callback, "save_last", None)
-            and not getattr(callback, "_last_checkpoint_saved", True)
-        }
-        return [path for path in unchanged(self._kept) if path not in doomed]
+            if getattr(callback, "save_last", None) and not getattr(
+                callback, "_last_checkpoint_saved", True
+            ):
+                doomed.add(last)
+        there = [path for path in unchanged(self._kept) if path not in doomed]
+        return sorted(there, key=renewed.__contains__)
 
     def state(self) -> dict[str, Any]:
         """For a checkpoint, which may itself be one of those files."""
