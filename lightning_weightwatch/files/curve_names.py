@@ -17,14 +17,21 @@ _MONITORS = (
     "val_loss", "val/loss", "valid_loss", "valid/loss", "validation_loss", "validation/loss",
     "val_loss_epoch", "val/loss_epoch", "valid_loss_epoch", "valid/loss_epoch", "eval_loss",
     "eval/loss", "loss/val", "loss/valid", "loss/validation", "loss/eval", "validation/epoch_loss",
-    "val/epoch_loss", "valid/epoch_loss", "loss/test",
+    "val/epoch_loss", "valid/epoch_loss", "loss_val", "loss_valid", "loss_validation", "loss_eval",
+    "loss/test",
 )  # fmt: skip
 _TRAINING = (
     OUR_TRAIN_LOSS, "train_loss_epoch", "train/loss_epoch", "train_loss", "train/loss",
-    "training_loss", "training/loss", "loss/train", "loss/training", "train/epoch_loss",
-    "training/epoch_loss", "loss_epoch", "loss", "train_loss_step", "train/loss_step", "loss_step",
+    "training_loss", "training/loss", "loss/train", "loss/training", "loss_train",
+    "loss_training", "train/epoch_loss", "training/epoch_loss", "loss_epoch", "loss",
+    "train_loss_step", "train/loss_step", "loss_step",
 )  # fmt: skip
 _LEARNING_RATES = ("lr", "learning_rate", "epoch_lr", "epoch_learning_rate")
+_VALIDATION = {"val", "valid", "validation", "eval", "evaluation"}
+_OTHER_DATA = {"dev", "test", "testing"}
+_TRAIN = {"train", "training"}
+_WORD = re.compile(r"[a-z0-9]+")
+_HUMP = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")  # of camelCase
 _OF_VALIDATION = re.compile(r"(?<![a-z])(?:validation|valid|val|eval)(?![a-z])")
 _NOT_RATES = ("-momentum", "-weight_decay")  # what LearningRateMonitor may log beside
 _ONE_OF_SEVERAL_LOADERS = "/dataloader_idx_"
@@ -38,7 +45,8 @@ def choose_monitor(source: str, names: Sequence[str], asked: str | None) -> str:
         source: What messages name.
         names: Of all curves.
         asked: The one that is asked for; None for a validation loss of a usual name, else the only
-            curve that begins with `val`, else what `OverfittingMonitor` followed.
+            curve with a word for validation (`val`, `valid`, `eval`, ...) in its name, else what
+            `OverfittingMonitor` followed.
 
     Raises:
         BadFile: If it is not there, or several could be meant.
@@ -48,7 +56,7 @@ def choose_monitor(source: str, names: Sequence[str], asked: str | None) -> str:
     found = _first(_MONITORS, names)
     if found is not None:
         return found
-    of_validation = [name for name in names if name.lower().startswith("val")]
+    of_validation = _of_validation(names)
     whole = [
         name
         for name in of_validation
@@ -79,12 +87,32 @@ def training_curves(
     if asked is not None:
         return [_asked(source, names, asked, "train")]
     others = [name for name in names if name != monitor]
-    losses = [name for name in others if name.lower().startswith("train") and "loss" in name]
+    losses = [
+        name for name in others if _spelled(name).startswith("train") and "loss" in _spelled(name)
+    ]
     there = _by_spelling(others)
     found = [there[name] for name in _TRAINING if name in there]
     found += losses if len(losses) == 1 else []
     found += [there[name] for name in _of_training(monitor) if name in there]
     return list(dict.fromkeys(found))
+
+
+def _of_validation(names: Sequence[str]) -> list[str]:
+    """What is of validation data by a word of its name: the first, else any; else of other data.
+
+    `value_loss` of a critic is not.
+    """
+    words = {name: _WORD.findall(_spelled(name)) for name in names}
+    open_to = {
+        name: said
+        for name, said in words.items()
+        if not _TRAIN & set(said) and not name.startswith("weightwatch/")
+    }
+    first = [name for name, said in open_to.items() if said and said[0] in _VALIDATION]
+    anywhere = [name for name, said in open_to.items() if _VALIDATION & set(said)]
+    other = [name for name, said in open_to.items() if _OTHER_DATA & set(said)]
+    # What our monitor followed is surer than these.
+    return first or ([] if OUR_MONITOR in names else anywhere or other)
 
 
 def _of_training(monitor: str) -> list[str]:
@@ -136,7 +164,8 @@ def _by_spelling(names: Sequence[str]) -> dict[str, str]:
 
 
 def _spelled(name: str) -> str:
-    return name.lower().replace(" ", "_")
+    """As the lists above spell it: `valLoss`, `Val Loss` and `val-loss` are `val_loss`."""
+    return re.sub(r"[ .-]", "_", _HUMP.sub("_", name)).lower()
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -5,18 +5,21 @@ from __future__ import annotations
 import os
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import pairwise
 from math import nan
 
 from lightning_weightwatch.files.bad_file import BadFile, as_path
-from lightning_weightwatch.files.beside_fit import beside_the_fit
+from lightning_weightwatch.files.beside_fit import beside_the_fit, without_returns
 from lightning_weightwatch.files.curve_names import (
     choose_monitor,
     learning_rates,
+    of_single_steps,
     training_curves,
 )
 from lightning_weightwatch.files.log_folder import logs_at
-from lightning_weightwatch.files.logged import Log, Point
+from lightning_weightwatch.files.logged import Log, Point, latest
 from lightning_weightwatch.files.printable import in_one_line, printable
 from lightning_weightwatch.files.training_curve import (
     choose_covering,
@@ -101,7 +104,10 @@ def _curves(log: Log, monitor: str | None, train: str | None, notes: Sequence[st
     name = choose_monitor(log.source, log.names, monitor)
     candidates = training_curves(log.source, log.names, train, name)
     said = [*notes, *log.notes]
-    validations = log.curve(name)
+    trained = _trained(log, candidates)
+    all_written = log.written(name)
+    written = without_returns(all_written, trained, has_steps=log.has_steps)
+    validations = latest(written, has_steps=log.has_steps)
     if not validations:
         raise BadFile(
             f"{log.source}: holds no value of {name} yet. Wait for the first validation, or name "
@@ -117,8 +123,12 @@ def _curves(log: Log, monitor: str | None, train: str | None, notes: Sequence[st
 
     training_name = choose_covering(candidates, training_of, validations, said)
     training = training_of(training_name) if training_name is not None else []
-    said += _replaced(log, [name, training_name])
-    validations = _of_the_fit(log, validations, training, said)
+    said += _alone(all_written, written, log.has_steps)
+    replaced = {name: (written, validations)}
+    if training_name is not None:
+        replaced[training_name] = (log.written(training_name), training)
+    said += _replaced(replaced, log.has_steps)
+    validations = _of_the_fit(log, validations, trained, said)
     said += _not_from_the_start(log, validations)
     losses = [nan] * len(validations)
     if training_name is None:
@@ -144,16 +154,55 @@ def _curves(log: Log, monitor: str | None, train: str | None, notes: Sequence[st
     )
 
 
-def _replaced(log: Log, names: Sequence[str | None]) -> list[str]:
-    """How many values of the two curves later ones took the place of, as a note."""
-    counts = [(name, len(log.written(name)), len(log.curve(name))) for name in names if name]
+def _trained(log: Log, candidates: Sequence[str]) -> list[Point]:
+    """All values of what may be the training curve, as they were written."""
+    steps = [of_single_steps(log.names, name) for name in candidates]
+    trained: list[Point] = []
+    for name in dict.fromkeys([*candidates, *(name for name in steps if name)]):
+        with suppress(BadFile):  # said where it is the one to follow
+            trained += log.written(name)
+    return trained
+
+
+def _alone(written: list[Point], kept: list[Point], has_steps: bool) -> list[str]:
+    """How many validations went back alone, as a note."""
+    count = len(written) - len(kept)
+    if not count:
+        return []
+    values = "a value" if count == 1 else f"{count} values"
+    back = "a step" if has_steps else "an epoch"
+    return [
+        f"Left out: {values} written later for {back} long past, with no training: a validation "
+        "beside the fit."
+    ]
+
+
+def _replaced(
+    curves: Mapping[str, tuple[Sequence[Point], Sequence[Point]]], has_steps: bool
+) -> list[str]:
+    """How many values of the curves later ones took the place of, as a note.
+
+    Args:
+        curves: Of each its values as written, and those that are left.
+        has_steps: Whether positions are steps.
+    """
     lost = [
-        f"{written - kept} of {written} values of {printable(name)}"
-        for name, written, kept in counts
-        if kept < written
+        f"{len(written) - len(kept)} of {len(written)} values of {printable(name)}"
+        for name, (written, kept) in curves.items()
+        if len(kept) < len(written)
     ]
     if not lost:
         return []
+    # Where gradients are accumulated, validations of a fit that goes on share a step.
+    if has_steps and not any(
+        later.position < point.position or (later.epoch or 0) < (point.epoch or 0)
+        for written, _ in curves.values()
+        for point, later in pairwise(written)
+    ):
+        return [
+            f"Left out: {' and '.join(lost)}, at a step that another one has: the last of each "
+            "counts."
+        ]
     return [
         f"Left out: {' and '.join(lost)}. Values written later go back to their steps or epochs, "
         "as those of a resumed or repeated run do."
@@ -161,12 +210,12 @@ def _replaced(log: Log, names: Sequence[str | None]) -> list[str]:
 
 
 def _of_the_fit(
-    log: Log, validations: list[Point], training: list[Point], said: list[str]
+    log: Log, validations: list[Point], trained: list[Point], said: list[str]
 ) -> list[Point]:
     """The validations without those beside the fit, which only Lightning logs, and with epochs."""
     if not (log.has_steps and log.has_epochs):
         return validations
-    alien = beside_the_fit(validations, training[-1].position if training else None)
+    alien = dict.fromkeys(beside_the_fit(validations, trained))
     if alien:
         steps = ", ".join(f"{point.position:.0f}" for point in alien)
         said.append(f"Left out, as no training step led to it: the value at step {steps}.")

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_weightwatch.files.bad_file import BadFile, check_regular, reading
+from lightning_weightwatch.files.beside_fit import without_returns
 from lightning_weightwatch.files.logged import MAX_EPOCH, Log, Point, epoch_of_step, latest
 
 _EPOCH = "epoch"
@@ -39,21 +40,21 @@ def open_events(source: Path, files: Sequence[Path]) -> Log:
     Raises:
         BadFile: If one cannot be read, is damaged, or none has a scalar.
     """
-    written: list[tuple[float, str, dict[str, list[tuple[int, float]]]]] = []
+    written: list[tuple[float, str, dict[str, list[Point]]]] = []
     for file in files:
         began, scalars = _scalars(file)
         written.append((began, file.name, scalars))
     curves: dict[str, list[Point]] = {}
     for _, _, scalars in sorted(written, key=lambda part: part[:2]):
         for tag, values in scalars.items():
-            points = (Point(step, None, value) for step, value in values)
-            curves.setdefault(tag, []).extend(points)
+            curves.setdefault(tag, []).extend(values)
     if not curves:
         raise BadFile(
             f"{source}: its event files hold no scalars. If the run has just begun, wait for its "
             "first validation; otherwise give the folder of another run."
         )
-    epochs = latest(curves.pop(_EPOCH, []), has_steps=True)
+    epochs = without_returns(curves.pop(_EPOCH, []), [], has_steps=True)
+    epochs = latest(epochs, has_steps=True)
     epoch = epoch_of_step({point.position: round(point.value) for point in epochs})
 
     def written_of(name: str) -> list[Point]:
@@ -63,14 +64,14 @@ def open_events(source: Path, files: Sequence[Path]) -> Log:
     return Log(str(source), tuple(curves), written_of, has_steps=True, first_epoch=first)
 
 
-def _scalars(file: Path) -> tuple[float, dict[str, list[tuple[int, float]]]]:
-    """When a file was begun, and of each tag the steps and values in it.
+def _scalars(file: Path) -> tuple[float, dict[str, list[Point]]]:
+    """When a file was begun, and of each tag the points in it, without epochs.
 
     Raises:
         BadFile: If it cannot be read or is damaged.
     """
     began = math.inf
-    scalars: dict[str, list[tuple[int, float]]] = {}
+    scalars: dict[str, list[Point]] = {}
     event = _event_type()()
     for start, record, checksum in _records(file):
         try:
@@ -87,7 +88,8 @@ def _scalars(file: Path) -> tuple[float, dict[str, list[tuple[int, float]]]]:
         for tag, number in found:
             if tag == _EPOCH and not 0 <= number < MAX_EPOCH:
                 raise BadFile(f"{file}: at step {event.step} the epoch is {number:g}. {_EXPECTED}")
-            scalars.setdefault(tag, []).append((event.step, number))
+            point = Point(event.step, None, number, event.wall_time)
+            scalars.setdefault(tag, []).append(point)
     return began, scalars
 
 

@@ -18,11 +18,13 @@ class Point(NamedTuple):
         position: Its place in training: the step, or in a log without steps the row.
         epoch: 0-based; None in a log without epochs.
         value: As logged, NaN and infinite ones included.
+        written: When, on a clock of the log: its row, or the time of its event.
     """
 
     position: float
     epoch: int | None
     value: float
+    written: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,8 @@ def latest(points: Iterable[Point], *, has_steps: bool) -> list[Point]:
         while has_steps and kept and kept[-1].position >= point.position:
             kept.pop()
         if kept and _epoch(point) < _epoch(kept[-1]):
-            kept = [old for old in kept if _epoch(old) < _epoch(point)]
+            while kept and _epoch(kept[-1]) >= _epoch(point):
+                kept.pop()
         kept.append(point)
     return kept
 

@@ -18,12 +18,14 @@ from lightning_weightwatch.files.row_order import (
     counts_epochs_from_1,
     is_newest_first,
     is_step_of_epoch,
+    is_unsorted,
+    spaced_epochs_from_1,
 )
 
 _EXPECTED = "Give a CSV file with a header, or the folder of a run."
 _EPOCHS = ("epoch", "epochs")
 _STEPS = ("step", "steps", "global_step", "trainer/global_step", "iteration")
-_ABSENT = {"", "none", "null", "na", "n/a", "<na>", "-"}
+_ABSENT = {"", "none", "null", "na", "n/a", "<na>", "-", "no log"}
 _DELIMITERS = ",;\t|"
 _LARGEST = 2**30
 # The cells of a column that hold something: the row, counted from 0, and the text.
@@ -33,10 +35,10 @@ _Cells = list[tuple[int, str]]
 def open_csv(file: Path) -> Log:
     """The curves in a CSV file. Only the columns that are asked for need hold numbers.
 
-    The delimiter may be a comma, semicolon, tab or bar; blank cells, `None` and `NA` are absent,
-    `nan` and `inf` are values. Epochs are taken as counted from 1 where the steps say so, or a
-    table without steps begins with epoch 1. A step that begins anew in each epoch is ignored, and
-    rows that are sorted from the newest to the oldest are read from the last on.
+    The delimiter may be a comma, semicolon, tab or bar; blank cells, `None`, `NA` and `No log` are
+    absent, `nan` and `inf` values. Epochs are taken as counted from 1 where the steps say so, or a
+    table without steps begins with epoch 1, or has every fifth from 5 on. A step that begins anew
+    in each epoch is ignored, and rows in another order than that of training are sorted.
 
     Raises:
         BadFile: If it is no such table, or cannot be read.
@@ -67,8 +69,12 @@ def open_csv(file: Path) -> Log:
     if is_newest_first(_finite(said_epochs), said_steps):
         notes.append("The rows are sorted from the newest to the oldest: read from the last on.")
         order = order[::-1]
+    elif is_unsorted(_finite(said_epochs), said_steps, len(rows)):
+        notes.append("The rows are in no order of training: read by their epochs and steps.")
+        order = sorted(order, key=lambda row: (said_epochs.get(row, 0), said_steps.get(row, 0)))
     has_steps = bool(said_steps)
-    if is_step_of_epoch(_finite(said_epochs), said_steps):
+    in_order = {row: said_steps[row] for row in order if row in said_steps}
+    if is_step_of_epoch(_finite(said_epochs), in_order):
         notes.append(f"{printable(steps_in or '')} begins anew in each epoch: rows are counted.")
         has_steps = False
     position = (
@@ -82,8 +88,8 @@ def open_csv(file: Path) -> Log:
     def written(name: str) -> list[Point]:
         values = numbers(name)
         return [
-            Point(position[row], epochs.get(row, nearest(position[row])), values[row])
-            for row in order
+            Point(position[row], epochs.get(row, nearest(position[row])), values[row], place)
+            for place, row in enumerate(order)
             if row in values
         ]
 
@@ -173,7 +179,8 @@ def _epochs(
     least = min(whole.values(), default=0)
     if not least:
         return whole
-    from_1: bool | None = least == 1
+    spaced = spaced_epochs_from_1(whole.values())
+    from_1: bool | None = least == 1 if spaced is None else spaced
     if steps is not None:
         ends: dict[int, float] = {}
         for row, number in whole.items():

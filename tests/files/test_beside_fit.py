@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
-from lightning_weightwatch.files.beside_fit import beside_the_fit
+from lightning_weightwatch.files.beside_fit import beside_the_fit, without_returns
 from lightning_weightwatch.files.curves import read_curves
-from lightning_weightwatch.files.logged import Point
+from lightning_weightwatch.files.logged import Point, latest
 from tests.callbacks.fits import train_loader, trainer, val_loader
-from tests.files.runs import LOGGERS, Logging, MakeLogger, Truth, curves_of, fitted
+from tests.files.runs import (
+    LOGGERS,
+    Logging,
+    MakeLogger,
+    Truth,
+    csv_logger,
+    curves_of,
+    fitted,
+)
 
 
 @LOGGERS
@@ -97,4 +107,157 @@ def test_only_what_breaks_the_intervals_is_beside_the_fit(
     steps: list[int], epochs: list[int], trained: float | None, expected: list[int]
 ) -> None:
     points = [Point(step, epoch, 1.0) for step, epoch in zip(steps, epochs, strict=True)]
-    assert [point.position for point in beside_the_fit(points, trained)] == expected
+    training = [] if trained is None else [Point(trained, 2 + (trained > 17), 1.0)]
+    assert [point.position for point in beside_the_fit(points, training)] == expected
+
+
+def all_said(folder: Path) -> str:
+    return " ".join(read_curves(folder).notes)
+
+
+@LOGGERS
+def test_a_checkpoint_that_a_new_trainer_validates_leaves_the_run(
+    logger: MakeLogger, tmp_path: Path
+) -> None:
+    first = logger(tmp_path)
+    truth, _ = fitted(tmp_path, Logging(on_step=True, on_epoch=True), first)
+    # A new CSVLogger would delete the table.
+    again = first if isinstance(first, CSVLogger) else logger(tmp_path)
+    for _ in range(2):
+        alone = trainer([], tmp_path, logger=again)
+        alone.validate(Logging(on_step=True, on_epoch=True), val_loader(), verbose=False)
+    curves = read_curves(tmp_path)
+    assert curves.val_values == truth.values()
+    assert curves.epochs == truth.epochs()
+    assert curves.train_losses == truth.epoch_means()
+    assert "2 values written later for a step long past, with no training" in all_said(tmp_path)
+
+
+def test_the_best_value_as_a_metric_of_hyperparameters_leaves_the_run(tmp_path: Path) -> None:
+    logger = TensorBoardLogger(tmp_path, name="", version=0)
+    truth, _ = fitted(tmp_path, Logging(on_step=True, on_epoch=False), logger)
+    logger.log_hyperparams({"rate": 0.1}, {"val_loss": 0.5})
+    logger.finalize("success")
+    curves = read_curves(tmp_path)
+    assert curves.val_values == truth.values()
+    assert curves.epochs == truth.epochs()
+    assert "a value written later for a step long past" in all_said(tmp_path)
+
+
+@LOGGERS
+@pytest.mark.parametrize("style", [(True, False), (False, True)], ids=["per step", "per epoch"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"check_val_every_n_epoch": 2, "max_epochs": 7},
+        {"val_check_interval": 4, "max_epochs": 4},
+        {"val_check_interval": 3, "limit_train_batches": 5, "max_epochs": 4},
+        {"val_check_interval": 16, "check_val_every_n_epoch": None, "max_epochs": 7},
+        {"max_steps": 22, "max_epochs": -1},
+        {"val_check_interval": 4, "max_epochs": 1},
+        {"max_epochs": 1},
+    ],
+    ids=lambda options: "-".join(map(str, options.values())),
+)
+def test_validate_after_any_fit_is_no_point(
+    options: dict[str, Any], style: tuple[bool, bool], logger: MakeLogger, tmp_path: Path
+) -> None:
+    module = Logging(*style)
+    truth, fit = fitted(tmp_path, module, logger(tmp_path), **options)
+    before = read_curves(tmp_path)
+    fit.validate(module, val_loader(), verbose=False)
+    curves = read_curves(tmp_path)
+    assert before.val_values == curves.val_values == truth.values()
+    assert curves.epochs == truth.epochs()
+    assert "no training step led to it" in all_said(tmp_path)
+
+
+@LOGGERS
+@pytest.mark.parametrize("style", [(True, False), (False, True)], ids=["per step", "per epoch"])
+def test_validate_between_two_fits_is_no_point(
+    style: tuple[bool, bool], logger: MakeLogger, tmp_path: Path
+) -> None:
+    module = Logging(*style)
+    truth, fit = fitted(tmp_path, module, logger(tmp_path))
+    fit.validate(module, val_loader(), verbose=False)
+    fit.fit_loop.max_epochs = 7
+    fit.fit(module, train_loader(), val_loader())
+    fit.validate(module, val_loader(), verbose=False)
+    curves = read_curves(tmp_path)
+    assert curves.val_values == truth.values()
+    assert curves.epochs == truth.epochs()
+    assert curves.train_losses == truth.epoch_means()
+
+
+@LOGGERS
+@pytest.mark.parametrize("every", [7, 8, 9, 13, 18])
+@pytest.mark.parametrize("seldom", [1, 2, 3])
+def test_validations_between_seldom_logged_steps_are_points(
+    seldom: int, every: int, logger: MakeLogger, tmp_path: Path
+) -> None:
+    options: dict[str, Any] = {"check_val_every_n_epoch": seldom, "max_epochs": 6}
+    module = Logging(on_step=True, on_epoch=False)
+    truth, _ = fitted(tmp_path, module, logger(tmp_path), log_every_n_steps=every, **options)
+    curves = read_curves(tmp_path)
+    assert curves.val_values == truth.values()
+    assert "no training step" not in all_said(tmp_path)
+
+
+@pytest.mark.parametrize("batches", [2, 5, 6])
+@pytest.mark.parametrize("interval", [1, 2, 3])
+def test_a_table_of_a_fit_that_still_runs_loses_no_validation(
+    interval: int, batches: int, tmp_path: Path
+) -> None:
+    options: dict[str, Any] = {"limit_train_batches": batches, "val_check_interval": interval}
+    if interval > batches:
+        pytest.skip("no validation in such an epoch")
+    module = Logging(on_step=False, on_epoch=True)
+    fitted(tmp_path, module, csv_logger(tmp_path), **options)
+    lines = (tmp_path / "version_0" / "metrics.csv").read_text().splitlines()
+    (tmp_path / "version_0" / "metrics.csv").unlink()
+    place = lines[0].split(",").index("val_loss")
+    for end in range(2, len(lines) + 1):
+        count = sum(bool(line.split(",")[place]) for line in lines[1:end])
+        if count:
+            text = "\n".join([*lines[:end], ""])
+            assert len(curves_of(tmp_path, text).val_values) == count
+
+
+def test_validations_that_share_a_step_are_told_as_such(tmp_path: Path) -> None:
+    rows = "0,0,4\n0,0,3\n1,1,2\n1,1,1\n"
+    (note,) = curves_of(tmp_path, f"epoch,step,val_loss\n{rows}").notes[:1]
+    assert note == (
+        "Left out: 2 of 4 values of val_loss, at a step that another one has: the last of each "
+        "counts."
+    )
+
+
+def test_what_goes_back_alone_is_told_from_a_run_that_is_resumed() -> None:
+    def times(steps: list[int], first: int) -> list[Point]:
+        return [Point(step, step // 6, 1.0, first + 2 * at) for at, step in enumerate(steps)]
+
+    run, resumed = [5, 11, 17, 23], [11, 17, 23, 29]
+    trained = [*times(run, 0), *times(resumed, 100)]
+    for alone in ([0], [0, 0], [0, 0, 0]):
+        points = [*times(run, 1), *times(alone, 50), *times(resumed, 101)]
+        kept = without_returns(points, trained, has_steps=True)
+        assert [point.position for point in kept] == [*run, *resumed]
+        assert [point.position for point in latest(kept, has_steps=True)] == [5, 11, 17, 23, 29]
+    seldom = [Point(40, 6, 1.0, 200.0)]
+    points = [*times(run, 1), *times(resumed, 101)]
+    assert without_returns(points, seldom, has_steps=True) == points
+
+
+def test_a_lone_row_of_a_table_without_steps_leaves_the_run(tmp_path: Path) -> None:
+    rows = "".join(f"{epoch},1,{5 - epoch}\n" for epoch in range(4))
+    curves = curves_of(tmp_path, f"epoch,train_loss,val_loss\n{rows}0,,2.5\n")
+    assert curves.val_values == (5.0, 4.0, 3.0, 2.0)
+    assert "a value written later for an epoch long past" in curves.notes[0]
+
+
+def test_values_that_tell_no_times_are_compared_in_seconds() -> None:
+    points = [Point(100_000 - at, 0, 1.0) for at in range(100_000)]
+    high = [Point(10**6 + at, 0, 1.0) for at in range(100_000)]
+    start = time.perf_counter()
+    assert len(without_returns(points, high, has_steps=True)) == 1
+    assert time.perf_counter() - start < 5

@@ -204,6 +204,8 @@ def test_training_columns_are_preferred_by_how_much_they_tell(tmp_path: Path) ->
 def test_what_our_monitor_followed_serves_where_several_metrics_could(tmp_path: Path) -> None:
     text = "epoch,val_acc,val_f1,weightwatch/val_metric\n0,1,2,2\n"
     assert curves_of(tmp_path, text).monitor == "weightwatch/val_metric"
+    of_test = "epoch,test_acc,weightwatch/val_metric\n0,1,2\n"
+    assert curves_of(tmp_path, of_test).monitor == "weightwatch/val_metric"
 
 
 def test_a_hundred_thousand_rows_take_seconds_at_most(tmp_path: Path) -> None:
@@ -248,3 +250,54 @@ def test_no_permission_is_said_to_be_so(tmp_path: Path) -> None:
     tmp_path.chmod(0)
     assert "permissions" in told_about(tmp_path)
     tmp_path.chmod(0o700)
+
+
+@pytest.mark.parametrize("name", ["value_loss", "valence_mse", "values", "Evaluator"])
+def test_only_whole_words_name_a_validation_metric(name: str, tmp_path: Path) -> None:
+    assert "no validation metric by its name" in told(tmp_path, f"epoch,{name}\n0,1\n")
+    both = curves_of(tmp_path, f"epoch,{name},evaluation_loss\n0,1,2\n")
+    assert both.monitor == "evaluation_loss"
+
+
+@pytest.mark.parametrize(
+    ("train", "monitor"),
+    [
+        ("trainLoss", "valLoss"),
+        ("loss_train", "loss_val"),
+        ("train-loss", "val-loss"),
+        ("train.loss", "val.loss"),
+        ("Training Loss", "Validation Loss"),
+        ("train_loss", "dev_loss"),
+        ("train_loss", "test_loss"),
+        ("trainAcc", "valAcc"),
+    ],
+)
+def test_names_are_known_however_they_are_spelled(train: str, monitor: str, tmp_path: Path) -> None:
+    curves = curves_of(tmp_path, f"epoch,{train},{monitor}\n0,2,3\n1,1,2\n")
+    assert (curves.train, curves.monitor) == (train, monitor)
+
+
+def test_a_validation_metric_comes_before_one_of_test_data(tmp_path: Path) -> None:
+    assert curves_of(tmp_path, "epoch,test_f1,val_f1\n0,2,3\n").monitor == "val_f1"
+
+
+def test_no_log_is_an_absent_value(tmp_path: Path) -> None:
+    text = "Training Loss,Epoch,Step,Validation Loss\nNo log,1.0,100,3\n1.5,2.0,200,2\n"
+    curves = curves_of(tmp_path, text)
+    assert math.isnan(curves.train_losses[0])
+    assert curves.train_losses[1] == 1.5
+    assert curves.val_values == (3, 2)
+
+
+@pytest.mark.parametrize("steps", [True, False])
+def test_rows_that_all_go_back_are_read_in_seconds(steps: bool, tmp_path: Path) -> None:
+    epochs = [number + 1 - 2 * (number % 2) for number in range(100_000)]
+    falling = [*range(50_000), *range(50_000, 0, -1)]
+    for column in (epochs, falling):
+        rows = (f"{epoch},{row},1,2" for row, epoch in enumerate(column))
+        text = "\n".join(
+            ["epoch,step,loss,val_loss" if steps else "epoch,row,loss,val_loss", *rows]
+        )
+        start = time.perf_counter()
+        curves_of(tmp_path, text)
+        assert time.perf_counter() - start < 10

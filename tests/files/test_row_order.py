@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 from typing import Any
 
@@ -108,3 +109,48 @@ def test_a_run_that_is_validated_seldom_begins_with_its_first_epoch(tmp_path: Pa
     curves = read_curves(tmp_path)
     assert curves.epochs == (1, 3, 5)
     assert not any("begins with" in note for note in curves.notes)
+
+
+@pytest.mark.parametrize("columns", ["epoch", "epoch,step", "step"])
+def test_rows_in_no_order_are_sorted(columns: str, tmp_path: Path) -> None:
+    rows = []
+    for epoch, value in enumerate(VAL):
+        told = {"epoch": epoch, "step": 10 * epoch + 9}
+        rows.append(f"{','.join(str(told[name]) for name in columns.split(','))},{epoch},{value}")
+    for order in ([2, 1, 3, 4, 5, 0], [5, 0, 4, 1, 3, 2]):
+        text = "\n".join([f"{columns},loss,val_loss", *(rows[at] for at in order), ""])
+        curves = curves_of(tmp_path, text)
+        assert lossless(curves)
+        assert curves.train_losses == tuple(range(len(VAL)))
+        assert "The rows are in no order of training" in curves.notes[0]
+
+
+def test_shuffled_steps_are_sorted_and_those_of_a_second_run_are_not(tmp_path: Path) -> None:
+    rows = [f"{step // 4},{step},{step},{step if step % 4 == 3 else ''}" for step in range(24)]
+    header = "epoch,step,train_loss,val_loss"
+    ordered = curves_of(tmp_path, "\n".join([header, *rows, ""]))
+    mixed = random.Random(0).sample(rows, len(rows))
+    shuffled = curves_of(tmp_path, "\n".join([header, *mixed, ""]))
+    assert ordered.val_values == (3.0, 7.0, 11.0, 15.0, 19.0, 23.0)
+    assert shuffled.val_values == ordered.val_values
+    assert shuffled.train_losses == ordered.train_losses
+    other = "epoch,step,val_loss\n0,5,9\n1,11,9\n2,17,9\n0,7,3\n1,15,2\n2,23,1\n"
+    assert curves_of(tmp_path, other).val_values == (9, 3, 2, 1)
+
+
+@pytest.mark.parametrize("every", [2, 5, 10])
+@pytest.mark.parametrize("first", [0, 1], ids=["from 0", "from 1"])
+def test_epochs_at_intervals_tell_how_they_are_counted(
+    first: int, every: int, tmp_path: Path
+) -> None:
+    epochs = [every * number - 1 + first for number in range(1, 6)]
+    rows = "".join(f"{epoch},1,2\n" for epoch in epochs)
+    curves = curves_of(tmp_path, f"epoch,loss,val_loss\n{rows}")
+    assert curves.epochs == tuple(every * number - 1 for number in range(1, 6))
+    assert curves.notes == (("Epochs are taken as counted from 1.",) if first else ())
+
+
+def test_steps_that_count_epochs_from_0_tell_that_epochs_begin_with_1(tmp_path: Path) -> None:
+    curves = curves_of(tmp_path, "epoch,step,loss,val_loss\n1,0,3,4\n2,1,2,3\n3,2,1,2\n")
+    assert curves.epochs == (0, 1, 2)
+    assert curves.notes == ("Epochs are taken as counted from 1.",)
