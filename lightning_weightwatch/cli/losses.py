@@ -1,7 +1,6 @@
 """`diagnose`: what the learning curves in the log of a run tell."""
 
 import io
-import json
 import math
 import re
 from collections import Counter
@@ -158,11 +157,7 @@ def _json(report: LossReport, source: str, settings: dict[str, Any]) -> str:
         "noise": report.noise,
         "within_noise": report.within_noise,
     }
-    strict = json_text(report, source, {**settings, "diagnosis": diagnosis}, "validations")
-    content = json.loads(strict)
-    verdict = content["settings"].pop("diagnosis")
-    ordered = {"file": None, "settings": None, "diagnosis": verdict, **content}
-    return f"{json.dumps(ordered, indent=1, allow_nan=False)}\n"
+    return json_text(report, source, settings, "validations", {"diagnosis": diagnosis})
 
 
 def _csv(report: LossReport) -> str:

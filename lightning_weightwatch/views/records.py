@@ -14,7 +14,13 @@ from lightning_weightwatch.views.tables import one_line
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
-def json_text(report: Report, file: str, settings: Mapping[str, Any], rows: str = "layers") -> str:
+def json_text(
+    report: Report,
+    file: str,
+    settings: Mapping[str, Any],
+    rows: str = "layers",
+    more: Mapping[str, Any] | None = None,
+) -> str:
     """All of a report as JSON: `file`, `settings`, `summary`, `layers` or other rows, `skipped`.
 
     What is not finite is null. Characters that do not print are escaped, so that no name does
@@ -25,10 +31,12 @@ def json_text(report: Report, file: str, settings: Mapping[str, Any], rows: str 
         file: What was measured.
         settings: How.
         rows: What the report has a record for each of.
+        more: What else it says, by name; before the summary.
     """
     content = {
         "file": file,
         "settings": dict(settings),
+        **(more or {}),
         "summary": dict(report.summary()),
         rows: report.records(),
         "skipped": [{"name": item.name, "reason": item.reason} for item in report.skipped],

@@ -203,14 +203,13 @@ def test_validations_between_seldom_logged_steps_are_points(
     assert "no training step" not in all_said(tmp_path)
 
 
-@pytest.mark.parametrize("batches", [2, 5, 6])
-@pytest.mark.parametrize("interval", [1, 2, 3])
+@pytest.mark.parametrize(
+    ("interval", "batches"), [(1, 2), (2, 2), (1, 5), (2, 5), (3, 5), (1, 6), (2, 6), (3, 6)]
+)
 def test_a_table_of_a_fit_that_still_runs_loses_no_validation(
     interval: int, batches: int, tmp_path: Path
 ) -> None:
     options: dict[str, Any] = {"limit_train_batches": batches, "val_check_interval": interval}
-    if interval > batches:
-        pytest.skip("no validation in such an epoch")
     module = Logging(on_step=False, on_epoch=True)
     fitted(tmp_path, module, csv_logger(tmp_path), **options)
     lines = (tmp_path / "version_0" / "metrics.csv").read_text().splitlines()
