@@ -37,7 +37,7 @@ _DIAGNOSE_EXAMPLES = f"""\
 examples:
   {_NAME} diagnose lightning_logs/version_0
   {_NAME} diagnose run.csv --monitor val_acc --figure a.png
-  {_NAME} diagnose lightning_logs/version_0 --json - | jq .diagnosis
+  {_NAME} diagnose run.csv --json - | jq .diagnosis
 """
 
 
