@@ -39,11 +39,11 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks.colorizer import UNet
 from lightning_weightwatch import PruningTrial, QuantizationTrial
 from lightning_weightwatch.callbacks.trial import PostFitTrial
-from lightning_weightwatch.trials.activations import InputNorms
 from lightning_weightwatch.trials.compression import Compression
 from lightning_weightwatch.trials.pruning import Pruning
 from lightning_weightwatch.trials.quantization import Quantization
 from lightning_weightwatch.trials.targets import find_targets
+from lightning_weightwatch.usage.inputs import InputNorms
 
 GOAL_OF_TIME, GOAL_OF_MEMORY = 1.1, 1.2
 

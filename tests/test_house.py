@@ -11,7 +11,17 @@ import lightning_weightwatch
 
 PACKAGE = Path(lightning_weightwatch.__file__).parent
 ABOVE_TENSORS = ["lightning", "pytorch_lightning", "matplotlib", "tensorboard", "torchmetrics"]
-BELOW_VIEWS = ["report", "model", "files", "weights", "spectral", "losses", "trials"]
+BELOW_VIEWS = [
+    "report",
+    "model",
+    "values",
+    "files",
+    "weights",
+    "spectral",
+    "losses",
+    "usage",
+    "trials",
+]
 
 DRAW = """
 from lightning_weightwatch.losses.diagnosis import diagnose

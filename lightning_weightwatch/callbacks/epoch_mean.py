@@ -55,3 +55,15 @@ def scalars_on(trainer: Trainer, values: Iterable[float]) -> Tensor:
     device = trainer.strategy.root_device
     dtype = torch.float32 if device.type == "mps" else torch.float64
     return torch.tensor(list(values), dtype=dtype, device=device)
+
+
+def loader_batch_size(trainer: Trainer) -> int | None:
+    """How many samples the training loaders put in a batch, the largest of them; None if unknown.
+
+    A DataLoader with a `batch_sampler` of its own says no size, and neither does any other loader.
+    """
+    try:
+        loaders = trainer.fit_loop._combined_loader.flattened  # type: ignore[union-attr]
+        return max(int(loader.batch_size) for loader in loaders)
+    except Exception:
+        return None

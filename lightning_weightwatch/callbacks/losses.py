@@ -14,10 +14,9 @@ from lightning_weightwatch.callbacks._lightning import (
     TrainerFn,
     rank_zero_info,
 )
-from lightning_weightwatch.callbacks.batch_size import known_batch_size, loader_batch_size
 from lightning_weightwatch.callbacks.best.keeper import BestKeeper
 from lightning_weightwatch.callbacks.dashboard import Chart, Pin
-from lightning_weightwatch.callbacks.epoch_mean import EpochMean, scalars_on
+from lightning_weightwatch.callbacks.epoch_mean import EpochMean, loader_batch_size, scalars_on
 from lightning_weightwatch.callbacks.fit_curves import FitCurves
 from lightning_weightwatch.callbacks.learning_rates import LearningRates
 from lightning_weightwatch.callbacks.monitored import (
@@ -28,6 +27,7 @@ from lightning_weightwatch.callbacks.monitored import (
 )
 from lightning_weightwatch.callbacks.validation import can_evaluate, evaluate_isolated
 from lightning_weightwatch.losses.report import LossReport
+from lightning_weightwatch.model.batch_size import known_batch_size
 from lightning_weightwatch.report import Report, Skipped
 from lightning_weightwatch.views.diagnosis import diagnosis_markdown, diagnosis_sentences
 from lightning_weightwatch.views.diagnosis_skipped import name_in_prose

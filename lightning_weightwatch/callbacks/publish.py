@@ -15,8 +15,8 @@ from lightning_weightwatch.callbacks.loggers.tensorboard import (
     scalar_summary,
     tag_prefix,
 )
+from lightning_weightwatch.values.statistics import Histogram, Moments
 from lightning_weightwatch.views.png import png_bytes
-from lightning_weightwatch.weights.statistics import Histogram, Moments
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -21,10 +21,10 @@ from lightning_weightwatch.spectral.layer import LayerSpectrum
 from lightning_weightwatch.spectral.report import LARGE_D, SpectralReport
 from lightning_weightwatch.spectral.selection import select
 from lightning_weightwatch.spectral.unchanged import KnownSpectra
+from lightning_weightwatch.values.measurement import measure as measure_values
 from lightning_weightwatch.views.alpha_depth import alpha_depth_figure
 from lightning_weightwatch.views.esd import esd_figure
 from lightning_weightwatch.views.heat_map import heat_map_figure
-from lightning_weightwatch.weights.measurement import measure as measure_values
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from lightning_weightwatch.trials.activations import InputNorms
 from lightning_weightwatch.trials.compression import Compression
 from lightning_weightwatch.trials.int8_kernels import Int8Kernels, available
 from lightning_weightwatch.trials.pruning import Method, Pruning, Scope
@@ -17,6 +16,7 @@ from lightning_weightwatch.trials.quantization import (
     Quantization,
     Scheme,
 )
+from lightning_weightwatch.usage.inputs import InputNorms
 
 
 def quantizations(

@@ -12,7 +12,7 @@ class Memory:
 
     Fresh memory for every block would cost page faults, and the heap would grow by the block: glibc
     before 2.38 cannot reuse an aligned piece once something small lies behind it. Here blocks come
-    in many shapes, one after another; those of `weights.scratch` are flat and nearly all of one
+    in many shapes, one after another; those of `values.scratch` are flat and nearly all of one
     size, for which it keeps the views.
     """
 

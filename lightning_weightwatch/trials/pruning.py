@@ -12,16 +12,16 @@ from torch import Tensor
 
 from lightning_weightwatch.model.weights import Weight
 from lightning_weightwatch.report import Skipped
-from lightning_weightwatch.trials.activations import InputNorms
 from lightning_weightwatch.trials.compression import CompressedLayer
 from lightning_weightwatch.trials.selection import (
     Smallest,
     blocks,
     smallest_of_each,
-    values_at_once,
     widened,
     widest,
 )
+from lightning_weightwatch.usage.inputs import InputNorms
+from lightning_weightwatch.values.blocks import values_at_once
 
 Method = Literal["magnitude", "wanda"]
 Scope = Literal["global", "layer"]

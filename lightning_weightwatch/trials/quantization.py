@@ -32,7 +32,7 @@ from lightning_weightwatch.trials.scale_groups import (
 )
 from lightning_weightwatch.trials.scales import Blocks, Clip, find_scales
 from lightning_weightwatch.trials.targets import size_in_bytes
-from lightning_weightwatch.weights.blocks import on_one_core
+from lightning_weightwatch.values.blocks import on_one_core
 
 __all__ = ["Clip", "CodeRange", "Granularity", "Quantization", "Scheme"]
 

@@ -16,8 +16,8 @@ from lightning_weightwatch.trials.quantizer import CodeRange, Scheme
 from lightning_weightwatch.trials.scale_groups import Granularity
 from lightning_weightwatch.trials.scales import Clip
 from lightning_weightwatch.trials.targets import Targets, find_targets
-from lightning_weightwatch.weights.measurement import measure
-from lightning_weightwatch.weights.statistics import Histogram
+from lightning_weightwatch.values.measurement import measure
+from lightning_weightwatch.values.statistics import Histogram
 
 # Of `measure`, which counts outliers as well; ours is about the histogram.
 _OUTLIER_MADS = 10.0

@@ -10,8 +10,7 @@ from torch import Tensor
 
 from lightning_weightwatch.model.weights import Weight
 from lightning_weightwatch.trials.memory import Memory
-from lightning_weightwatch.trials.selection import values_at_once
-from lightning_weightwatch.weights.blocks import has_doubles
+from lightning_weightwatch.values.blocks import has_doubles, values_at_once
 
 Granularity = Literal["model", "tensor", "channel", "group"]
 

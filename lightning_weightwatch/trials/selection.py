@@ -6,21 +6,12 @@ import torch
 from torch import Tensor
 
 from lightning_weightwatch.trials.order_statistics import order_statistics
-from lightning_weightwatch.weights.blocks import BLOCK, has_doubles, views
-
-# Launching a kernel costs as much as it takes to read so many values. Of `weights.blocks` it is
-# four times as many, which need half as much memory each: here the values are written back.
-_DEVICE_BLOCK = 1 << 22
+from lightning_weightwatch.values.blocks import has_doubles, values_at_once, views
 
 
 def blocks(values: Tensor) -> Iterator[Tensor]:
     """Views of a tensor, in the order of its elements: few enough to be copied without thought."""
     return views(values.detach(), values_at_once(values.device))
-
-
-def values_at_once(device: torch.device) -> int:
-    """How many values are looked at together; what lacks float64 is moved to the CPU."""
-    return _DEVICE_BLOCK if device.type == "cuda" else BLOCK
 
 
 def widest(tensors: Sequence[Tensor]) -> torch.dtype:

@@ -9,7 +9,7 @@ from torch.nn.parameter import is_lazy
 
 from lightning_weightwatch.model.weights import Weight, non_finite, unreadable, walk
 from lightning_weightwatch.report import Skipped
-from lightning_weightwatch.weights.blocks import on_one_core
+from lightning_weightwatch.values.blocks import on_one_core
 
 _COMPRESSED_KINDS = (
     "linear", "embedding", "conv1d", "conv2d", "conv3d", "conv_transpose", "attention", "rnn",

@@ -9,18 +9,18 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
+from lightning_weightwatch.model.own_data import own_data_kept
 from lightning_weightwatch.model.weights import Weight
 from lightning_weightwatch.report import Skipped
-from lightning_weightwatch.trials.activations import InputNorms
 from lightning_weightwatch.trials.bench import Bench
 from lightning_weightwatch.trials.compression import CompressedLayer, Compression
 from lightning_weightwatch.trials.evaluation import Evaluation, interval_of, no_interval
 from lightning_weightwatch.trials.int8_kernels import tied_weights
-from lightning_weightwatch.trials.own_data import own_data_kept
 from lightning_weightwatch.trials.plan import Plan, Step
 from lightning_weightwatch.trials.report import BASELINE, TrialReport, TrialRow
 from lightning_weightwatch.trials.snapshot import Snapshot, restored, same_random_numbers
 from lightning_weightwatch.trials.targets import Targets, find_targets, size_in_bytes
+from lightning_weightwatch.usage.inputs import InputNorms
 
 # A weight of about so many values tells how long compressing takes; of far fewer, only what it
 # costs to begin; of far more, at a price.

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lightning_weightwatch.values.statistics import Histogram
 from lightning_weightwatch.views.histogram_panel import (
     FOOT,
     GAP,
@@ -29,7 +30,6 @@ from lightning_weightwatch.views.png import (
     whole_pixels,
     write,
 )
-from lightning_weightwatch.weights.statistics import Histogram
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

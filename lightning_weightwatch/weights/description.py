@@ -10,10 +10,10 @@ from torch import nn
 
 from lightning_weightwatch.model.weights import Kind, Weight
 from lightning_weightwatch.report import Skipped
-from lightning_weightwatch.weights.measurement import Measured, measure
+from lightning_weightwatch.values.measurement import Measured, measure
+from lightning_weightwatch.values.spread import Cells, Spread, spreads
+from lightning_weightwatch.values.statistics import Histogram, Moments, joined
 from lightning_weightwatch.weights.selection import check_selection, choose
-from lightning_weightwatch.weights.spread import Cells, Spread, spreads
-from lightning_weightwatch.weights.statistics import Histogram, Moments, joined
 
 _UNKNOWN = Spread(math.nan, math.nan, 0, (math.nan, math.nan), math.nan, math.nan)
 

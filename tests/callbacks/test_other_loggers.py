@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from lightning_weightwatch.callbacks.loggers import mlflow as to_mlflow
 from lightning_weightwatch.callbacks.loggers import wandb as to_wandb
 from lightning_weightwatch.callbacks.loggers.sink import Sink
-from lightning_weightwatch.weights.statistics import Histogram, Moments
+from lightning_weightwatch.values.statistics import Histogram, Moments
 from tests.callbacks.fits import Perceptron, train_loader, trainer, val_loader
 
 HISTOGRAM = Histogram(edges=(-1.5, -0.5, 0.5, 1.25), counts=(3, 0, 7))

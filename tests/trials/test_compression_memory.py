@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import nn
 from lightning_weightwatch.model.weights import Weight, walk
-from lightning_weightwatch.trials.activations import InputNorms
+from lightning_weightwatch.usage.inputs import InputNorms
 from lightning_weightwatch.trials.pruning import Pruning
 from lightning_weightwatch.trials.quantization import Quantization
 

@@ -16,7 +16,8 @@ from lightning_weightwatch.trials.order_statistics import (
     quantile_of_blocks,
     quantile_of_rows,
 )
-from lightning_weightwatch.trials.selection import blocks, values_at_once, widened, widest
+from lightning_weightwatch.trials.selection import blocks, widened, widest
+from lightning_weightwatch.values.blocks import values_at_once
 from tests.trials.layers import normal
 
 CPU_BLOCK = values_at_once(torch.device("cpu"))

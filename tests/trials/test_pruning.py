@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.nn.utils import prune
 
 from lightning_weightwatch.model.weights import Weight
-from lightning_weightwatch.trials.activations import InputNorms
 from lightning_weightwatch.trials.compression import CompressedLayer
 from lightning_weightwatch.trials.pruning import Pruning, packed_bytes, pattern_bytes
+from lightning_weightwatch.usage.inputs import InputNorms
 from tests.trials.layers import kept_of_runs, matrices, normal
 
 

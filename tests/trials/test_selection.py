@@ -15,8 +15,8 @@ from lightning_weightwatch.trials.selection import (
     Smallest,
     blocks,
     smallest_of_each,
-    values_at_once,
 )
+from lightning_weightwatch.values.blocks import values_at_once
 from tests.trials.layers import normal
 
 CPU_BLOCK = values_at_once(torch.device("cpu"))

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lightning_weightwatch.trials.activations import InputNorms
 from lightning_weightwatch.trials.pruning import Pruning
+from lightning_weightwatch.usage.inputs import InputNorms
 from tests.trials.layers import Conv1D, kept_of_runs, matrices, normal
 
 LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[Tensor, ...]]] = {

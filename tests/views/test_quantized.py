@@ -10,9 +10,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import StepPatch
 from numpy.typing import NDArray
 
+from lightning_weightwatch.values.statistics import Histogram
 from lightning_weightwatch.views.png import BLUE, MID_GREY, VERMILION, pixels
 from lightning_weightwatch.views.quantized import QuantizedLayer, quantized_figure
-from lightning_weightwatch.weights.statistics import Histogram
 from tests.views.pictures import assert_legible, seen, words
 from tests.views.spectra_to_draw import HOSTILE
 

@@ -13,7 +13,7 @@ from scipy import stats
 from torch import Tensor, nn
 
 from lightning_weightwatch.report import Skipped
-from lightning_weightwatch.weights import blocks, measurement
+from lightning_weightwatch.values import blocks, measurement
 from lightning_weightwatch.weights.description import describe_gradients, describe_weights
 
 

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from lightning_weightwatch.weights import measurement
+from lightning_weightwatch.values import measurement
+from lightning_weightwatch.values.spread import Spread
 from lightning_weightwatch.weights.description import WeightReport, describe_weights
-from lightning_weightwatch.weights.spread import Spread
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:

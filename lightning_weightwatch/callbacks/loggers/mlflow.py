@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_weightwatch.callbacks._lightning import Logger
-from lightning_weightwatch.weights.statistics import Histogram, Moments
+from lightning_weightwatch.values.statistics import Histogram, Moments
 
 # MLflow allows 250 characters; the logger may have a prefix of its own.
 _LONGEST_NAME = 200

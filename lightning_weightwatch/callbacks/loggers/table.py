@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from lightning_weightwatch.callbacks._lightning import Logger
-from lightning_weightwatch.weights.statistics import Histogram, Moments
+from lightning_weightwatch.values.statistics import Histogram, Moments
 
 
 class TableSink:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from lightning_weightwatch.callbacks._lightning import Logger
-from lightning_weightwatch.weights.statistics import Histogram, Moments
+from lightning_weightwatch.values.statistics import Histogram, Moments
 
 if TYPE_CHECKING:
     from tensorboard.compat.proto.summary_pb2 import Summary

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lightning_weightwatch.callbacks._lightning import Logger
-from lightning_weightwatch.weights.statistics import Histogram, Moments
+from lightning_weightwatch.values.statistics import Histogram, Moments
 
 # The page is a white frame of its own, without the style of the site around it.
 _STYLE = (

@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lightning_weightwatch.model.weights import whole
-from lightning_weightwatch.weights.blocks import for_each, on_one_core
-from lightning_weightwatch.weights.cells import CELLS, Grid, exponent_of, grid_over
-from lightning_weightwatch.weights.counting import (
+from lightning_weightwatch.values.blocks import for_each, on_one_core
+from lightning_weightwatch.values.cells import CELLS, Grid, exponent_of, grid_over
+from lightning_weightwatch.values.counting import (
     Counted,
     Plan,
     Range,
@@ -23,8 +23,8 @@ from lightning_weightwatch.weights.counting import (
     range_of_all,
     values_of,
 )
-from lightning_weightwatch.weights.spread import Cells, Spread, compact, spread_of_few, spreads
-from lightning_weightwatch.weights.statistics import (
+from lightning_weightwatch.values.spread import Cells, Spread, compact, spread_of_few, spreads
+from lightning_weightwatch.values.statistics import (
     Histogram,
     Moments,
     bin_edges,

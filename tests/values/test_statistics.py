@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from scipy import stats
 from torch import Tensor
 
-from lightning_weightwatch.weights import blocks, measurement
-from lightning_weightwatch.weights.measurement import Measured, measure
-from lightning_weightwatch.weights.statistics import Histogram, Moments, bin_edges
+from lightning_weightwatch.values import blocks, measurement
+from lightning_weightwatch.values.measurement import Measured, measure
+from lightning_weightwatch.values.statistics import Histogram, Moments, bin_edges
 
 
 def measured(values: Tensor) -> Measured:

@@ -20,6 +20,8 @@ BLOCK = 1 << 17
 STRETCH = 1 << 19
 #: On an accelerator launching a kernel costs more than reading a few million values.
 DEVICE_BLOCK = 1 << 24
+#: Of values that are written back, which need four times as much memory each.
+WRITTEN_BLOCK = 1 << 22
 
 
 def stretches(values: Tensor) -> Iterator[Tensor]:
@@ -51,6 +53,11 @@ def views(values: Tensor, limit: int) -> Iterator[Tensor]:
 def has_doubles(device: torch.device) -> bool:
     """Whether float64 is known there; what lies elsewhere is moved to the CPU, block by block."""
     return device.type in ("cpu", "cuda")
+
+
+def values_at_once(device: torch.device) -> int:
+    """How many values are changed together; what lacks float64 is moved to the CPU."""
+    return WRITTEN_BLOCK if device.type == "cuda" else BLOCK
 
 
 def blocks(stretch: Tensor) -> Iterator[Tensor]:

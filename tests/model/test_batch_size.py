@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 from collections import UserDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch.utilities import CombinedLoader
 from torch import Tensor, zeros
 from torch.nn.utils.rnn import pack_sequence
-from torch.utils.data import DataLoader, TensorDataset, default_collate
+from torch.utils.data import default_collate
 
-from lightning_weightwatch.callbacks.batch_size import (
+from lightning_weightwatch.model.batch_size import (
     batch_size,
     known_batch_size,
-    loader_batch_size,
 )
-from tests.callbacks.fits import Perceptron, trainer, val_loader
 
 SIZES = (4, 1, 2, 3, 7, 40)
 LARGEST = 40
@@ -204,36 +200,3 @@ def test_no_more_than_a_few_dozen_parts_are_looked_at() -> None:
     batch = {i: {j: {k: Asked() for k in range(30)} for j in range(30)} for i in range(30)}
     batch_size(batch)
     assert 0 < len(asked) <= 128
-
-
-@pytest.mark.parametrize(
-    ("loaders", "size"),
-    [
-        (lambda: DataLoader(data(), batch_size=8), 8),
-        (lambda: {"a": DataLoader(data(), batch_size=8), "b": DataLoader(data(), batch_size=3)}, 8),
-        (lambda: CombinedLoader([DataLoader(data(), batch_size=6)], "min_size"), 6),
-        (lambda: DataLoader(data(), batch_sampler=[[0, 1], [2]]), None),
-        (lambda: OwnLoader(), None),
-    ],
-    ids=["a loader", "two", "combined", "its own sampler", "not of torch"],
-)
-def test_the_loader_says_how_many_samples_a_batch_has_at_most(
-    loaders: Callable[[], Any], size: int | None, tmp_path: Path
-) -> None:
-    class Asks(Perceptron):
-        def training_step(self, batch: Any, *_: Any) -> Any:
-            said.append(loader_batch_size(self.trainer))
-            return self.net(zeros(1, 12)).sum()
-
-    said: list[int | None] = []
-    trainer([], tmp_path, max_epochs=1).fit(Asks(), loaders(), val_loader())
-    assert set(said) == {size}
-
-
-class OwnLoader:
-    def __iter__(self) -> Iterator[Tensor]:
-        return iter([zeros(8, 12), zeros(5, 12)])
-
-
-def data() -> TensorDataset:
-    return TensorDataset(zeros(16, 12), ints(16))

@@ -9,10 +9,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lightning_weightwatch.weights.blocks import blocks
-from lightning_weightwatch.weights.cells import CELLS, Bins, Grid, bins_in, exponent_of, grid_over
-from lightning_weightwatch.weights.scratch import Scratch, scratch_of
-from lightning_weightwatch.weights.statistics import bin_edges
+from lightning_weightwatch.values.blocks import blocks
+from lightning_weightwatch.values.cells import CELLS, Bins, Grid, bins_in, exponent_of, grid_over
+from lightning_weightwatch.values.scratch import Scratch, scratch_of
+from lightning_weightwatch.values.statistics import bin_edges
 
 _SAMPLE = 512  # of each stretch; it only guides where the fine cells are put
 # Full-range cells are fine enough if the range is less than this many MADs: 4,096 of them leave an

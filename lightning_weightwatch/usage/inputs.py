@@ -13,8 +13,7 @@ from torch.nn import functional as F
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from lightning_weightwatch.model.weights import Weight
-from lightning_weightwatch.trials.selection import values_at_once
-from lightning_weightwatch.weights.blocks import has_doubles
+from lightning_weightwatch.values.blocks import has_doubles, values_at_once
 
 # From the arguments of a forward pass, Σ x² [g, n] over everything but the columns of the weight.
 _Reader = Callable[[tuple[Any, ...], Mapping[str, Any]], Tensor | None]

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lightning_weightwatch.trials.activations import InputNorms
+from lightning_weightwatch.usage.inputs import InputNorms
 from tests.trials.layers import Conv1D, matrices, normal
 
 

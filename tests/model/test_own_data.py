@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lightning_weightwatch.trials.own_data import own_data_kept
+from lightning_weightwatch.model.own_data import own_data_kept
 
 
 class Collecting(nn.Module):

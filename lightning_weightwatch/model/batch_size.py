@@ -8,8 +8,6 @@ from typing import Any
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
-from lightning_weightwatch.callbacks._lightning import Trainer
-
 # No more of a batch is looked at, since it is asked for at every step: parts in all, members of a
 # list, its members and theirs where they may be samples, and levels.
 _PARTS = 128
@@ -85,18 +83,6 @@ def known_batch_size(batch: Any, at_most: int | None = None) -> int | None:
     most = max(votes.values())
     found = [size for size, count in votes.items() if count == most]
     return at_most if at_most in found else min(found)
-
-
-def loader_batch_size(trainer: Trainer) -> int | None:
-    """How many samples the training loaders put in a batch, the largest of them; None if unknown.
-
-    A DataLoader with a `batch_sampler` of its own says no size, and neither does any other loader.
-    """
-    try:
-        loaders = trainer.fit_loop._combined_loader.flattened  # type: ignore[union-attr]
-        return max(int(loader.batch_size) for loader in loaders)
-    except Exception:
-        return None
 
 
 class _Poll:

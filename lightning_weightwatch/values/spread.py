@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from lightning_weightwatch.weights.cells import CELLS, Grid
+from lightning_weightwatch.values.cells import CELLS, Grid
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]

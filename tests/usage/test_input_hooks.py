@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lightning_weightwatch.trials.activations import InputNorms
+from lightning_weightwatch.usage.inputs import InputNorms
 from tests.trials.layers import matrices, normal
-from tests.trials.test_activations import column_norms
+from tests.usage.test_inputs import column_norms
 
 
 class Block(nn.Module):

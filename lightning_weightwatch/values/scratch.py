@@ -5,8 +5,8 @@ import threading
 import torch
 from torch import Tensor
 
-from lightning_weightwatch.weights.blocks import BLOCK
-from lightning_weightwatch.weights.cells import CELLS, Grid
+from lightning_weightwatch.values.blocks import BLOCK
+from lightning_weightwatch.values.cells import CELLS, Grid
 
 _OF_THREAD = threading.local()
 

@@ -1,0 +1,221 @@
+"""Running a model on a batch as it comes from a loader, outside of a fit and without a trace."""
+
+import inspect
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lightning_weightwatch.model.own_data import own_data_kept
+
+#: Runs a model on a batch: for models whose arguments cannot be told from the batch.
+Run = Callable[[nn.Module, Any], Any]
+
+_WITHOUT_FORWARD = ("torch.nn.modules.module", "lightning.pytorch.core.module")
+_GIVE_RUN = "give a function run(model, batch)"
+_STEPS = ("training_step", "validation_step", "test_step", "predict_step")
+
+
+class CannotRun(RuntimeError):
+    """A model that cannot be run on a batch, with the reason."""
+
+
+def run_on_batch(model: nn.Module, batch: Any, steps: tuple[str, ...] = _STEPS) -> Any:
+    """What a model returns for a batch.
+
+    `forward` gets what its parameters ask for:
+
+    | batch                  | `forward` gets                                                   |
+    |------------------------|------------------------------------------------------------------|
+    | a tensor or array      | that                                                             |
+    | a mapping              | the entries that are named like its parameters                   |
+    | a list or tuple        | as many of its members, from the first on, as it needs: of       |
+    |                        | (x, y) just x, if it needs one                                   |
+    | any of them            | the whole batch, if its only parameter is called `batch`         |
+
+    A LightningModule without a `forward` of its own is run by the first of `steps` that it has,
+    with what it logs dropped.
+
+    Args:
+        model: The model; the batch is moved to its device, and arrays become tensors.
+        batch: As it comes from a loader.
+        steps: Methods in place of a missing `forward`, in this order.
+
+    Raises:
+        CannotRun: If the model has nothing to run, or a batch does not fit.
+    """
+    batch = to_device(batch, device_of(model))
+    if has_forward(model):
+        args, kwargs = arguments_of(model, batch)
+        return model(*args, **kwargs)
+    step = next((name for name in steps if _overridden(model, name)), None)
+    if step is None:
+        raise CannotRun(
+            f"{type(model).__name__} has no forward and none of {', '.join(steps)}; {_GIVE_RUN}"
+        )
+    with _logs_nothing(model):
+        return getattr(model, step)(*_step_arguments(getattr(model, step), batch))
+
+
+def has_forward(model: nn.Module) -> bool:
+    """Whether a model has a `forward` of its own."""
+    if "forward" in vars(model):
+        return True
+    home = getattr(type(model).forward, "__module__", "")
+    return home.replace("pytorch_lightning", "lightning.pytorch") not in _WITHOUT_FORWARD
+
+
+def arguments_of(model: nn.Module, batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """What `forward` is to be called with for a batch.
+
+    Raises:
+        CannotRun: If the batch does not tell.
+    """
+    positional, names, needed, takes_any = _parameters(model)
+    if positional[:1] == ["batch"] and needed <= 1:
+        return (batch,), {}
+    if isinstance(batch, Mapping):
+        return (), _named(model, batch, names, takes_any)
+    if isinstance(batch, list | tuple) and not hasattr(batch, "_fields"):
+        if len(batch) and isinstance(batch[0], Mapping) and names & batch[0].keys():
+            return (), _named(model, batch[0], names, takes_any)
+        wanted = max(needed, 1)
+        if len(batch) < wanted:
+            raise CannotRun(
+                f"forward of {type(model).__name__} needs {wanted} arguments, the batch has "
+                f"{len(batch)}; {_GIVE_RUN}"
+            )
+        return tuple(batch[:wanted]), {}
+    return (batch,), {}
+
+
+def _parameters(model: nn.Module) -> tuple[list[str], set[str], int, bool]:
+    """Of `forward`: positional parameters, all names, how many it needs, if any name will do."""
+    try:
+        parameters = list(inspect.signature(model.forward).parameters.values())
+    except (TypeError, ValueError):  # of what is not written in Python
+        return [], set(), 1, False
+    kind, names = inspect.Parameter, [p.name for p in parameters if p.kind != p.POSITIONAL_ONLY]
+    placed = [p for p in parameters if p.kind in (kind.POSITIONAL_ONLY, kind.POSITIONAL_OR_KEYWORD)]
+    needed = sum(p.default is kind.empty for p in placed)
+    takes_any = any(p.kind == kind.VAR_KEYWORD for p in parameters)
+    return [p.name for p in placed], set(names), needed, takes_any
+
+
+def _named(
+    model: nn.Module, batch: Mapping[str, Any], names: set[str], takes_any: bool
+) -> dict[str, Any]:
+    fitting = {key: value for key, value in batch.items() if key in names}
+    if fitting or takes_any:
+        return fitting or dict(batch)
+    raise CannotRun(
+        f"no parameter of forward of {type(model).__name__} ({', '.join(sorted(names))}) is called "
+        f"like an entry of the batch ({', '.join(map(str, batch))}); {_GIVE_RUN}"
+    )
+
+
+def _overridden(model: nn.Module, name: str) -> bool:
+    """Whether a step is the user's own: those of Lightning do nothing, or call `forward`."""
+    home = getattr(getattr(type(model), name, None), "__module__", None)
+    return home is not None and not home.startswith(("lightning.pytorch.", "pytorch_lightning."))
+
+
+def _step_arguments(step: Callable[..., Any], batch: Any) -> tuple[Any, ...]:
+    """The batch, and 0 for the index of the batch and that of the loader if they are asked for."""
+    parameters = inspect.signature(step).parameters.values()
+    more = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    wanted = sum(p.default is p.empty or p.name == "batch_idx" for p in more)
+    return (batch, *([0] * (wanted - 1)))
+
+
+@contextmanager
+def _logs_nothing(model: nn.Module) -> Iterator[None]:
+    """Silence `self.log`, which asks for a Trainer."""
+    names = [name for name in ("log", "log_dict") if hasattr(model, name)]
+    kept = {name: vars(model)[name] for name in names if name in vars(model)}
+    for name in names:
+        vars(model)[name] = lambda *_, **__: None
+    try:
+        yield
+    finally:
+        for name in names:
+            vars(model).pop(name, None)
+        vars(model).update(kept)
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """That of the first parameter or buffer; the CPU for a model without any."""
+    first = next((tensor for of in (model.parameters(), model.buffers()) for tensor in of), None)
+    return torch.device("cpu") if first is None else first.device
+
+
+def to_device(batch: Any, device: torch.device) -> Any:
+    """A batch with its tensors on a device; arrays become tensors, floats of the default dtype."""
+    if isinstance(batch, np.ndarray):
+        made = torch.from_numpy(batch)
+        floats = made.to(torch.get_default_dtype()) if made.is_floating_point() else made
+        return floats.to(device)
+    if isinstance(batch, Tensor):
+        return batch.to(device)
+    if isinstance(batch, Mapping):
+        return {key: to_device(value, device) for key, value in batch.items()}
+    if isinstance(batch, tuple) and hasattr(batch, "_fields"):
+        return type(batch)(*(to_device(part, device) for part in batch))
+    if isinstance(batch, list | tuple):
+        return type(batch)(to_device(part, device) for part in batch)
+    return batch.to(device) if callable(getattr(batch, "to", None)) else batch
+
+
+@contextmanager
+def without_a_trace(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode without gradients, after which all is as before, also after an exception.
+
+    That is: the modes of all modules, their buffers, the random numbers of Python, numpy and torch;
+    and after an exception the collections that modules keep.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    buffers = [
+        (module, name, buffer, None if buffer.is_meta else buffer.detach().clone())
+        for module, _ in modes
+        for name, buffer in module._buffers.items()
+        if buffer is not None
+    ]
+    with ExitStack() as after:
+        after.callback(_restore_modes, modes)
+        after.callback(_restore_buffers, buffers)
+        after.enter_context(_own_random_numbers())
+        after.enter_context(own_data_kept(model))
+        after.enter_context(torch.no_grad())
+        for module, _ in modes:
+            module.training = False
+        yield
+
+
+def _restore_modes(modes: Sequence[tuple[nn.Module, bool]]) -> None:
+    for module, mode in modes:
+        module.training = mode
+
+
+def _restore_buffers(
+    buffers: Sequence[tuple[nn.Module, str, Tensor, Tensor | None]],
+) -> None:
+    with torch.no_grad():
+        for module, name, buffer, before in buffers:
+            module._buffers[name] = buffer
+            if before is not None and not torch.equal(buffer, before):
+                buffer.copy_(before)
+
+
+@contextmanager
+def _own_random_numbers() -> Iterator[None]:
+    python, numpy = random.getstate(), np.random.get_state()  # that of users
+    with torch.random.fork_rng():
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)

@@ -1,0 +1,1 @@
+"""Many numbers at once: moments, histograms and quantiles, in few passes over them."""
