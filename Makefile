@@ -58,6 +58,7 @@ bench: $(DEV) $(RIVAL) ## what the callbacks cost, beside WeightWatcher, Summary
 	$(BIN)/python benchmarks/histograms.py
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/trials.py
+	$(BIN)/python benchmarks/usage.py
 
 soak: $(DEV) ## the long tests
 	$(BIN)/python -m pytest -m soak

@@ -36,6 +36,7 @@ from lightning_weightwatch import (
     QuantizationTrial,
     SpectralMonitor,
     WeightHistogram,
+    WeightUsageMonitor,
 )
 from lightning_weightwatch.callbacks.dashboard import dashboard_link, pins_of
 from lightning_weightwatch.views.tables import terminal_table
@@ -222,7 +223,8 @@ def run(labels: Labels, *, log_dir: Path, epochs: int, seed: int, console: Conso
     pruning = PruningTrial(amounts=(0.5, 0.9), verbose=False)
     alarm = EarlyStopping("weightwatch/alpha_min", stopping_threshold=MEMORISED, patience=10**6)
     best = ModelCheckpoint(monitor="val_loss")
-    ours = [WeightHistogram(gradients=True), spectral, overfitting, quantization, pruning]
+    usage = WeightUsageMonitor()
+    ours = [WeightHistogram(gradients=True), spectral, overfitting, usage, quantization, pruning]
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         narrator = Narrator(spectral, test, bar)
         trainer = L.Trainer(

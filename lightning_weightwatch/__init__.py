@@ -12,12 +12,16 @@ if TYPE_CHECKING:
     from lightning_weightwatch.callbacks.pruning import PruningTrial
     from lightning_weightwatch.callbacks.quantization import QuantizationTrial
     from lightning_weightwatch.callbacks.spectral import SpectralMonitor
+    from lightning_weightwatch.callbacks.usage import WeightUsageMonitor
     from lightning_weightwatch.callbacks.weights import WeightHistogram
     from lightning_weightwatch.losses.diagnosis import diagnose
     from lightning_weightwatch.spectral.analysis import analyze
     from lightning_weightwatch.spectral.power_law import fit_power_law
     from lightning_weightwatch.trials.quantized_model import quantize
     from lightning_weightwatch.trials.trying import try_pruning, try_quantization
+    from lightning_weightwatch.usage.flops.count import count_flops
+    from lightning_weightwatch.usage.measurement import measure_usage
+    from lightning_weightwatch.views.network import draw_network
     from lightning_weightwatch.weights.description import describe_weights
 
 __all__ = [
@@ -26,10 +30,14 @@ __all__ = [
     "QuantizationTrial",
     "SpectralMonitor",
     "WeightHistogram",
+    "WeightUsageMonitor",
     "analyze",
+    "count_flops",
     "describe_weights",
     "diagnose",
+    "draw_network",
     "fit_power_law",
+    "measure_usage",
     "quantize",
     "try_pruning",
     "try_quantization",
@@ -42,10 +50,14 @@ _HOME = {
     "QuantizationTrial": "callbacks.quantization",
     "SpectralMonitor": "callbacks.spectral",
     "WeightHistogram": "callbacks.weights",
+    "WeightUsageMonitor": "callbacks.usage",
     "analyze": "spectral.analysis",
+    "count_flops": "usage.flops.count",
     "describe_weights": "weights.description",
     "diagnose": "losses.diagnosis",
+    "draw_network": "views.network",
     "fit_power_law": "spectral.power_law",
+    "measure_usage": "usage.measurement",
     "quantize": "trials.quantized_model",
     "try_pruning": "trials.trying",
     "try_quantization": "trials.trying",

@@ -6,6 +6,7 @@ from lightning_weightwatch.callbacks.monitored import Mode
 from lightning_weightwatch.callbacks.pruning import PruningTrial
 from lightning_weightwatch.callbacks.quantization import QuantizationTrial
 from lightning_weightwatch.callbacks.spectral import SpectralMonitor
+from lightning_weightwatch.callbacks.usage import WeightUsageMonitor
 from lightning_weightwatch.callbacks.weights import WeightHistogram
 
 
@@ -30,12 +31,13 @@ def weightwatch(
     Examples:
         >>> from lightning_weightwatch import weightwatch
         >>> [type(callback).__name__ for callback in weightwatch(trials=False)]
-        ['WeightHistogram', 'SpectralMonitor', 'OverfittingMonitor']
+        ['WeightHistogram', 'SpectralMonitor', 'OverfittingMonitor', 'WeightUsageMonitor']
     """
     callbacks: list[Callback] = [
         WeightHistogram(prefix=prefix),
         SpectralMonitor(prefix=prefix),
         OverfittingMonitor(monitor=monitor, mode=mode, prefix=prefix),
+        WeightUsageMonitor(prefix=prefix),
     ]
     if trials:
         callbacks.append(QuantizationTrial(monitor=monitor, mode=mode, prefix=prefix))

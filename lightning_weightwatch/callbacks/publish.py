@@ -107,7 +107,12 @@ class Publisher:
         return self.drawing <= FIGURE_SECONDS + FIGURE_SHARE * elapsed
 
     def figure(
-        self, trainer: Trainer, tag: str, draw: Callable[[], "Figure | None"], step: int
+        self,
+        trainer: Trainer,
+        tag: str,
+        draw: Callable[[], "Figure | None"],
+        step: int,
+        as_png: Callable[["Figure"], bytes] = png_bytes,
     ) -> None:
         """Draw a figure, if a logger will take it, and write it; None is nothing to draw."""
         drawn: list[bytes | None] = []
@@ -121,7 +126,7 @@ class Publisher:
 
                 started = time.perf_counter()
                 figure = draw()
-                drawn.append(png_bytes(figure) if figure is not None else None)
+                drawn.append(as_png(figure) if figure is not None else None)
                 self.drawing += time.perf_counter() - started
             if drawn[0] is not None:
                 sink.figure(tag, drawn[0], step, new)

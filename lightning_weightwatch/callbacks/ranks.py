@@ -6,7 +6,7 @@ from lightning_weightwatch.callbacks._lightning import Trainer
 
 
 class TrainerRanks:
-    """What the processes of a Trainer agree on, and the sums over them. All are collectives.
+    """What the processes of a Trainer agree on, sums and least values over them: all collectives.
 
     Args:
         trainer: In the midst of its fit.
@@ -21,6 +21,19 @@ class TrainerRanks:
 
     def sum(self, values: Tensor) -> Tensor:
         """The sum of a tensor over them."""
-        total = self._strategy.reduce(values, reduce_op="sum")
+        return self._reduced(values, "sum")
+
+    def least(self, values: Tensor) -> Tensor:
+        """The least of each value of a tensor over them."""
+        return self._reduced(values, "min")
+
+    def _reduced(self, values: Tensor, how: str) -> Tensor:
+        reduced = self._strategy.reduce(values, reduce_op=how)
+        assert isinstance(reduced, Tensor)
+        return reduced
+
+    def reduce(self, values: Tensor, how: str) -> Tensor:
+        """The `"sum"`, `"min"` or `"max"` of a tensor over them, value by value."""
+        total = self._strategy.reduce(values, reduce_op=how)
         assert isinstance(total, Tensor)
         return total

@@ -1,1 +1,1 @@
-"""The command line: `lightning-weightwatch analyze`, `describe` and `diagnose`."""
+"""The command line: `lightning-weightwatch analyze`, `describe`, `diagnose` and `flops`."""

@@ -1,11 +1,13 @@
 """The arguments of every command. Nothing heavy is imported here: `--help` answers at once."""
 
-from argparse import ArgumentTypeError, BooleanOptionalAction, RawDescriptionHelpFormatter
+from argparse import BooleanOptionalAction, RawDescriptionHelpFormatter
 from typing import Any
 
 from jsonargparse import ArgumentParser
 
 import lightning_weightwatch
+from lightning_weightwatch.cli.flop_arguments import FLOPS, FLOPS_EXAMPLES, add_model, add_view
+from lightning_weightwatch.cli.numbers import integer_from_0, integer_from_1
 
 _NAME = "lightning-weightwatch"
 _ANALYZE = """\
@@ -45,7 +47,8 @@ def command_parser() -> ArgumentParser:
     """The parser; wrong arguments raise `argparse.ArgumentError`."""
     version = getattr(lightning_weightwatch, "__version__", "(not installed)")
     parser = _parser(
-        "What training did to the weights in a file, and how it went.", version=version
+        "What training did to the weights in a file, how it went, and what a model costs.",
+        version=version,
     )
     commands = parser.add_subcommands(
         dest="command", metavar="COMMAND", title="commands", description=None
@@ -64,12 +67,18 @@ def command_parser() -> ArgumentParser:
     diagnose = _parser(_DIAGNOSE, epilog=_DIAGNOSE_EXAMPLES)
     diagnose.add_argument("log", type=str, metavar="LOG", help="the folder or CSV file of the run")
     _add_curves(diagnose)
-    _add_pages(_add_output(diagnose, "validation"))
+    _add_pages(_add_output(diagnose, "validation"), "curves")
     commands.add_subcommand("diagnose", diagnose, help="what the learning curves of a run tell")
+    flops = _parser(FLOPS, epilog=FLOPS_EXAMPLES)
+    add_model(flops)
+    add_view(flops)
+    _add_pages(_add_output(flops, "module"), "hot spots")
+    commands.add_subcommand("flops", flops, help="what a model costs: FLOPs, parameters, memory")
     for usage, command in (
         ("analyze FILE", analyze),
         ("describe FILE", describe),
         ("diagnose LOG", diagnose),
+        ("flops MODEL", flops),
     ):
         command.usage = f"{_NAME} {usage} [options]"
     return parser
@@ -114,7 +123,7 @@ def _add_selection(parser: ArgumentParser) -> None:
     )
     group.add_argument(
         "--min-evals",
-        type=_integer_from_1,
+        type=integer_from_1,
         default=8,
         metavar="N",
         help="leave out layers with fewer than N eigenvalues (default: 8)",
@@ -160,7 +169,7 @@ def _add_measurement(parser: ArgumentParser) -> None:
     )
     group.add_argument(
         "--seed",
-        type=_integer_from_0,
+        type=integer_from_0,
         default=0,
         metavar="N",
         help="of the shuffles of --randomize (default: 0)",
@@ -201,28 +210,13 @@ def _add_output(parser: ArgumentParser, row: str) -> Any:
     return group
 
 
-def _add_pages(group: Any) -> None:
+def _add_pages(group: Any, picture: str) -> None:
     group.add_argument(
         "--markdown", type=str, metavar="F", help="the text as Markdown to the file F; - for stdout"
     )
     group.add_argument(
-        "--figure", type=str, metavar="F", help="the curves as a picture: .png, .svg or .pdf"
+        "--figure",
+        type=str,
+        metavar="F",
+        help=f"the {picture} as a picture: .png, .svg or .pdf",
     )
-
-
-def _integer_from_0(text: Any) -> int:
-    return _integer(text, 0)
-
-
-def _integer_from_1(text: Any) -> int:
-    return _integer(text, 1)
-
-
-def _integer(text: Any, least: int) -> int:
-    try:
-        number = int(text)
-    except ValueError:
-        number = least - 1
-    if number < least:
-        raise ArgumentTypeError(f"must be an integer of {least} or more, got {text!r}")
-    return number

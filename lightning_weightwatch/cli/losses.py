@@ -1,6 +1,5 @@
 """`diagnose`: what the learning curves in the log of a run tell."""
 
-import io
 import math
 import re
 from collections import Counter
@@ -14,6 +13,7 @@ from rich.text import Text
 from lightning_weightwatch.cli.diagnosis_view import diagnosis_view
 from lightning_weightwatch.cli.metric_mode import direction, is_to_rise
 from lightning_weightwatch.cli.output import STDOUT, check_targets, publish, show
+from lightning_weightwatch.cli.picture import check_picture, picture_bytes
 from lightning_weightwatch.cli.refusal import Refusal
 from lightning_weightwatch.files.bad_file import BadFile
 from lightning_weightwatch.files.curves import Curves, read_curves
@@ -22,11 +22,8 @@ from lightning_weightwatch.losses.diagnosis import diagnose
 from lightning_weightwatch.losses.report import LossReport
 from lightning_weightwatch.views.diagnosis import diagnosis_markdown, diagnosis_sentences
 from lightning_weightwatch.views.loss_curve import loss_figure
-from lightning_weightwatch.views.png import in_our_style, png_bytes
 from lightning_weightwatch.views.records import csv_text, json_text
 from lightning_weightwatch.views.tables import one_line
-
-_PICTURES = (".png", ".svg", ".pdf")
 
 
 def run_diagnose(options: Namespace) -> None:
@@ -36,7 +33,7 @@ def run_diagnose(options: Namespace) -> None:
         Refusal: For wrong arguments, and for files that cannot be read or written.
     """
     targets = {f"--{name}": options[name] for name in ("json", "csv", "markdown", "figure")}
-    _check_picture(options.figure)
+    check_picture(options.figure)
     _check_events(targets)
     check_targets(options.log, targets)
     curves = _read(options)
@@ -73,11 +70,6 @@ def run_diagnose(options: Namespace) -> None:
     )
     if options.figure is not None and STDOUT not in targets.values():
         show(lambda _: Text(f"\nThe curves are in {one_line(options.figure)}.", overflow="fold"))
-
-
-def _check_picture(target: str | None) -> None:
-    if target is not None and Path(target).suffix.lower() not in _PICTURES:
-        raise Refusal(f"--figure {target}: the name must end in {', '.join(_PICTURES)}")
 
 
 def _check_events(targets: dict[str, str | None]) -> None:
@@ -174,12 +166,7 @@ def _picture(report: LossReport, curves: Curves, target: str) -> bytes:
     """
     if report.best_epoch is None:
         raise Refusal(f"--figure {target}: no finite value of {curves.monitor} to draw")
-    form, file = Path(target).suffix.lower().removeprefix("."), io.BytesIO()
     try:
-        figure = loss_figure(report, curves.monitor)
-        if form == "png":
-            return png_bytes(figure)
-        in_our_style(figure.savefig)(file, format=form)
+        return picture_bytes(loss_figure(report, curves.monitor), target)
     except (ValueError, OverflowError) as error:
         raise Refusal(f"--figure {target}: these values cannot be drawn: {error}") from error
-    return file.getvalue()

@@ -44,6 +44,11 @@ def _run(argv: Sequence[str] | None) -> None:
 
         losses.run_diagnose(options.diagnose)
         return
+    if options.command == "flops":
+        from lightning_weightwatch.cli import flops
+
+        flops.run_flops(options.flops)
+        return
     from lightning_weightwatch.cli import spectra
 
     commands = {"analyze": spectra.run_analyze, "describe": spectra.run_describe}
@@ -64,6 +69,8 @@ def _in_words(error: ArgumentError) -> str:
         message = "the following arguments are required: FILE, before any --layers"
     if re.search(r"\b\w+\.log\b.* required|required: \w+\.log$", message):
         message = "the following arguments are required: LOG"
+    if re.search(r"\b\w+\.model\b.* required|required: \w+\.model$", message):
+        message = "the following arguments are required: MODEL"
     if message.startswith('expected "command"'):
         message = "the following arguments are required: COMMAND"
     return f"{message}."

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 
 from lightning_weightwatch.model.own_data import own_data_kept
 
@@ -52,13 +53,28 @@ def run_on_batch(model: nn.Module, batch: Any, steps: tuple[str, ...] = _STEPS) 
     if has_forward(model):
         args, kwargs = arguments_of(model, batch)
         return model(*args, **kwargs)
-    step = next((name for name in steps if _overridden(model, name)), None)
+    step = step_of(model, steps)
     if step is None:
         raise CannotRun(
             f"{type(model).__name__} has no forward and none of {', '.join(steps)}; {_GIVE_RUN}"
         )
+    return run_step(model, batch, step)
+
+
+def run_step(model: nn.Module, batch: Any, step: str) -> Any:
+    """What a step of a LightningModule returns for a batch, with what it logs dropped.
+
+    Raises:
+        CannotRun: For a training step that steps optimizers itself: it would train.
+    """
+    if step == "training_step" and not getattr(model, "automatic_optimization", True):
+        raise CannotRun(
+            f"the training_step of {type(model).__name__} would train: it optimizes by itself; "
+            f"{_GIVE_RUN}"
+        )
+    method = getattr(model, step)
     with _logs_nothing(model):
-        return getattr(model, step)(*_step_arguments(getattr(model, step), batch))
+        return method(*_step_arguments(method, batch))
 
 
 def has_forward(model: nn.Module) -> bool:
@@ -67,6 +83,11 @@ def has_forward(model: nn.Module) -> bool:
         return True
     home = getattr(type(model).forward, "__module__", "")
     return home.replace("pytorch_lightning", "lightning.pytorch") not in _WITHOUT_FORWARD
+
+
+def step_of(model: nn.Module, steps: tuple[str, ...] = _STEPS) -> str | None:
+    """Which of `steps` is run in place of a missing `forward`; None where it has none of them."""
+    return next((name for name in steps if _overridden(model, name)), None)
 
 
 def arguments_of(model: nn.Module, batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -120,8 +141,9 @@ def _named(
 
 def _overridden(model: nn.Module, name: str) -> bool:
     """Whether a step is the user's own: those of Lightning do nothing, or call `forward`."""
-    home = getattr(getattr(type(model), name, None), "__module__", None)
-    return home is not None and not home.startswith(("lightning.pytorch.", "pytorch_lightning."))
+    home = next((base for base in type(model).__mro__ if name in vars(base)), None)
+    lightnings = ("lightning.pytorch.", "pytorch_lightning.")
+    return home is not None and not home.__module__.startswith(lightnings)
 
 
 def _step_arguments(step: Callable[..., Any], batch: Any) -> tuple[Any, ...]:
@@ -160,9 +182,11 @@ def to_device(batch: Any, device: torch.device) -> Any:
         floats = made.to(torch.get_default_dtype()) if made.is_floating_point() else made
         return floats.to(device)
     if isinstance(batch, Tensor):
-        return batch.to(device)
+        return batch if batch.is_meta else batch.to(device)  # without values it goes nowhere
     if isinstance(batch, Mapping):
         return {key: to_device(value, device) for key, value in batch.items()}
+    if isinstance(batch, PackedSequence):  # a tuple, part of which stays on the CPU
+        return batch.to(device)  # type: ignore[arg-type]
     if isinstance(batch, tuple) and hasattr(batch, "_fields"):
         return type(batch)(*(to_device(part, device) for part in batch))
     if isinstance(batch, list | tuple):
@@ -187,7 +211,7 @@ def without_a_trace(model: nn.Module) -> Iterator[None]:
     with ExitStack() as after:
         after.callback(_restore_modes, modes)
         after.callback(_restore_buffers, buffers)
-        after.enter_context(_own_random_numbers())
+        after.enter_context(_own_random_numbers(model))
         after.enter_context(own_data_kept(model))
         after.enter_context(torch.no_grad())
         for module, _ in modes:
@@ -206,14 +230,17 @@ def _restore_buffers(
     with torch.no_grad():
         for module, name, buffer, before in buffers:
             module._buffers[name] = buffer
-            if before is not None and not torch.equal(buffer, before):
+            strided = buffer.layout == torch.strided  # others cannot be compared
+            if before is not None and not (strided and torch.equal(buffer, before)):
                 buffer.copy_(before)
 
 
 @contextmanager
-def _own_random_numbers() -> Iterator[None]:
+def _own_random_numbers(model: nn.Module) -> Iterator[None]:
     python, numpy = random.getstate(), np.random.get_state()  # that of users
-    with torch.random.fork_rng():
+    # Of all GPUs, when none is named: which takes long, and is warned of.
+    devices = {tensor.device for tensor in model.parameters() if tensor.device.type == "cuda"}
+    with torch.random.fork_rng(devices=list(devices)):
         try:
             yield
         finally:

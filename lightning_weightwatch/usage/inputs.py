@@ -1,7 +1,6 @@
 """How large the inputs of layers are: the norm of each input feature over some batches."""
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from types import TracebackType
@@ -9,22 +8,189 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
-from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from lightning_weightwatch.model.weights import Weight
-from lightning_weightwatch.values.blocks import has_doubles, values_at_once
+from lightning_weightwatch.usage.met import Args, Kwargs, Seen, home_of, wide
+from lightning_weightwatch.usage.oriented import shape_of
+from lightning_weightwatch.usage.reading import Reader, plain_reader
 
-# From the arguments of a forward pass, Σ x² [g, n] over everything but the columns of the weight.
-_Reader = Callable[[tuple[Any, ...], Mapping[str, Any]], Tensor | None]
+#: How to read what a weight meets, or why that cannot be read.
+ReaderOf = Callable[[Weight], Reader | str]
 
-_Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
-_TransposedConvolution = nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d
 
-_OUT_OF_SIGHT = {
-    "embedding": "an embedding is a table to look up in: it has no inputs to weigh by",
-    "rnn": "the hidden states of recurrent layers are not seen by hooks",
-}
+class InputSums:
+    """Σ x² of each input feature j of some weights, over every forward pass within the block.
+
+    Hooks add up in float64 (float32 on MPS). They change no value, raise nothing, and are gone
+    after the block.
+
+    Args:
+        weights: Of the model that will be run.
+        reader_of: How each of them can be read.
+    """
+
+    def __init__(self, weights: Sequence[Weight], reader_of: ReaderOf) -> None:
+        self.paused = False
+        self._of_batch: frozenset[int] = frozenset()
+        self._from_data: dict[tuple[str, int], bool] = {}
+        self._readers: dict[Reader, dict[str, str]] = {}
+        self._unseen: dict[str, str] = {}
+        self._squares: dict[str, Tensor] = {}
+        self._rows: dict[str, list[int]] = {}
+        self._passes: dict[str, int] = {}
+        self._places: list[tuple[str, int]] = []
+        self._shared: dict[tuple[str, int], int] = {}  # 0 for none, else a place and 1
+        self._first_given = WeakTensorKeyDictionary()
+        self._hooks = ExitStack()
+        for weight in weights:
+            reader = reader_of(weight)
+            if isinstance(reader, str):
+                self._unseen[weight.name] = reader
+                continue
+            self._readers.setdefault(reader, {})[weight.attribute] = weight.name
+            self._squares[weight.name] = _zeros(weight)
+            parts = 3 if weight.attribute == "in_proj_weight" else 1
+            self._rows[weight.name] = [0] * parts
+            self._passes[weight.name] = 0
+            self._places += [(weight.name, part) for part in range(parts)]
+
+    def __enter__(self) -> "InputSums":
+        with ExitStack() as hooks:
+            for reader, names in self._readers.items():
+                if reader.after:
+                    after = partial(self._after, reader, names)
+                    handle = reader.module.register_forward_hook(after, with_kwargs=True)
+                else:
+                    before = partial(self._before, reader, names)
+                    handle = reader.module.register_forward_pre_hook(before, with_kwargs=True)
+                hooks.callback(handle.remove)
+            self._hooks = hooks.pop_all()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        fault: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._hooks.close()
+        self._first_given.clear()
+
+    def given(self, tensors: Iterable[Tensor]) -> None:
+        """Say what the next pass is given from outside, no layer."""
+        self._of_batch = frozenset(map(_place_in_memory, tensors))
+
+    def _before(
+        self, reader: Reader, names: Mapping[str, str], _: nn.Module, args: Args, kwargs: Kwargs
+    ) -> None:
+        self._after(reader, names, _, args, kwargs, None)
+
+    @torch.no_grad()
+    def _after(
+        self,
+        reader: Reader,
+        names: Mapping[str, str],
+        _: nn.Module,
+        args: Args,
+        kwargs: Kwargs,
+        output: Any,
+    ) -> None:
+        if self.paused:
+            return
+        # What autocast casts without gradients is not to be kept for the pass itself.
+        kept = torch.is_autocast_cache_enabled()
+        torch.set_autocast_cache_enabled(False)
+        try:
+            seen = reader.read(reader.module, args, kwargs, output)
+            for attribute, name in names.items():
+                if attribute in seen:
+                    self._add(name, seen[attribute])
+        except Exception as error:  # what a layer is given is not known; the pass goes on
+            for name in names.values():
+                self._unseen[name] = f"what it was given cannot be read: {error}"
+        finally:
+            torch.set_autocast_cache_enabled(kept)
+
+    def _add(self, name: str, seen: Seen) -> None:
+        squares = self._squares[name]
+        if seen.squares.shape != squares.shape:
+            return
+        squares += seen.squares.to(squares)
+        self._passes[name] += 1
+        rows = self._rows[name]
+        for part in range(len(rows)):
+            rows[part] += seen.rows[part]
+            self._share((name, part), seen.given[part])
+
+    def _share(self, place: tuple[str, int], given: Any) -> None:
+        """Note which place was the first to get a tensor, unless it was written to since."""
+        first, from_data = 0, False
+        if isinstance(given, Tensor):
+            from_data = bool(self._of_batch) and _place_in_memory(given) in self._of_batch
+            version = -1 if given.is_inference() else given._version
+            if given not in self._first_given or self._first_given[given][1] != version:
+                self._first_given[given] = (place, version)
+            holder = self._first_given[given][0]
+            first = 0 if holder == place else self._places.index(holder) + 1
+        if self._shared.setdefault(place, first) != first:
+            self._shared[place] = 0
+        self._from_data[place] = self._from_data.get(place, True) and from_data
+
+    def merge(self, reduce: Callable[[Tensor], Tensor]) -> None:
+        """Put together what several processes have seen.
+
+        Args:
+            reduce: The sum of a tensor over all processes. Called once a weight, in the same order
+                everywhere, whatever a process has seen.
+        """
+        for name, squares in self._squares.items():
+            rows = self._rows[name]
+            more = [self._passes[name], name in self._unseen, *rows]
+            for part in range(len(rows)):
+                shared = self._shared.get((name, part))
+                # Of equal numbers the square of the mean is the mean of the squares.
+                more += [0, 0, 0] if shared is None else [1, shared, shared**2]
+                more.append(self._from_data.get((name, part), False))
+            summed = reduce(torch.cat([squares.flatten(), squares.new_tensor(more)]))
+            self._squares[name] = summed[: squares.numel()].view_as(squares)
+            passes, failed, *rest = map(round, summed[squares.numel() :].tolist())
+            self._passes[name] = passes
+            if failed:
+                self._unseen.setdefault(name, "another process could not read what it was given")
+            self._rows[name] = rest[: len(rows)]
+            for part in range(len(rows)):
+                count, total, of_squares, from_data = rest[len(rows) + 4 * part :][:4]
+                if count:
+                    same = total**2 == of_squares * count
+                    self._shared[name, part] = total // count if same else 0
+                    self._from_data[name, part] = from_data == count
+
+    def squares(self, name: str) -> Tensor:
+        """Σ x² [g, n] of the weight of that name."""
+        return self._squares[name]
+
+    def rows(self, name: str) -> Sequence[int]:
+        """Over how many rows: of all g, or of query, key and value."""
+        return self._rows[name]
+
+    def shares_with(self, name: str, part: int = 0) -> tuple[str, int] | None:
+        """The weight, and its part, that was given the very same tensor before, at each pass."""
+        first = self._shared.get((name, part), 0)
+        return self._places[first - 1] if first else None
+
+    def is_from_data(self, name: str, part: int = 0) -> bool:
+        """Whether it was given what the model was given, or a view of it, at each pass."""
+        return self._from_data.get((name, part), False)
+
+    def missing(self, name: str) -> str:
+        """Why there are no sums for the weight of that name; an empty string where there are."""
+        if name in self._unseen:
+            return self._unseen[name]
+        if not self._passes.get(name):
+            return "no input was seen"
+        finite = bool(self._squares[name].isfinite().all())
+        return "" if finite else "its inputs are not finite"
 
 
 class InputNorms:
@@ -61,27 +227,10 @@ class InputNorms:
     """
 
     def __init__(self, weights: Sequence[Weight]) -> None:
-        self._readers: list[tuple[Weight, _Reader]] = []
-        self._unseen: dict[str, str] = {}
-        self._squares: dict[str, Tensor] = {}
-        self._passes: dict[str, int] = {}
-        self._hooks = ExitStack()
-        for weight in weights:
-            reader = _reader(weight)
-            if isinstance(reader, str):
-                self._unseen[weight.name] = reader
-                continue
-            self._readers.append((weight, reader))
-            self._squares[weight.name] = _zeros(weight)
-            self._passes[weight.name] = 0
+        self._sums = InputSums(weights, plain_reader)
 
     def __enter__(self) -> "InputNorms":
-        with ExitStack() as hooks:
-            for weight, reader in self._readers:
-                hook = partial(self._add, weight.name, reader)
-                handle = weight.module.register_forward_pre_hook(hook, with_kwargs=True)
-                hooks.callback(handle.remove)
-            self._hooks = hooks.pop_all()
+        self._sums.__enter__()
         return self
 
     def __exit__(
@@ -90,21 +239,7 @@ class InputNorms:
         fault: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._hooks.close()
-
-    @torch.no_grad()
-    def _add(
-        self,
-        name: str,
-        reader: _Reader,
-        _: nn.Module,
-        args: tuple[Any, ...],
-        kwargs: Mapping[str, Any],
-    ) -> None:
-        seen = reader(args, kwargs)
-        if seen is not None and seen.shape == self._squares[name].shape:
-            self._squares[name] += seen.to(self._squares[name])
-            self._passes[name] += 1
+        self._sums.__exit__(kind, fault, trace)
 
     def merge(self, reduce: Callable[[Tensor], Tensor]) -> None:
         """Put together what several processes have seen.
@@ -113,11 +248,7 @@ class InputNorms:
             reduce: The sum of a tensor over all processes. Called once a weight, in the same order
                 everywhere, whatever a process has seen.
         """
-        for name, squares in self._squares.items():
-            passes = squares.new_tensor([self._passes[name]])
-            summed = reduce(torch.cat([squares.flatten(), passes]))
-            self._squares[name] = summed[:-1].view_as(squares)
-            self._passes[name] = int(summed[-1])
+        self._sums.merge(reduce)
 
     def of(self, weight: Weight) -> Tensor | None:
         """The norms [g, n] of the n inputs of each output row of a weight, else None.
@@ -125,144 +256,19 @@ class InputNorms:
         The rows come in g equal parts of different inputs: the groups of a convolution; queries,
         keys and values; for all else g is 1.
         """
-        return None if self.missing(weight) else self._squares[weight.name].sqrt()
+        return None if self.missing(weight) else self._sums.squares(weight.name).sqrt()
 
     def missing(self, weight: Weight) -> str:
         """Why there are no norms for a weight; an empty string where there are."""
-        if not self._passes.get(weight.name):
-            return self._unseen.get(weight.name, "no input was seen")
-        finite = bool(self._squares[weight.name].isfinite().all())
-        return "" if finite else "its inputs are not finite"
+        return self._sums.missing(weight.name)
 
 
 def _zeros(weight: Weight) -> Tensor:
     """[g, n] sums, as a tensor of its own even where the forward passes are inference."""
-    groups = 3 if weight.attribute == "in_proj_weight" else 1
-    if isinstance(weight.module, _Convolution | _TransposedConvolution):
-        groups = weight.module.groups
-    outputs = weight.parameter.shape[weight.output_axis]
-    if weight.kind == "conv_transpose":
-        outputs *= groups
-    inputs, device = weight.parameter.numel() // outputs, weight.parameter.device
-    return torch.zeros(groups, inputs, dtype=_wide(device), device=device)
+    groups, _, inputs, offsets = shape_of(weight)
+    device = home_of(weight)
+    return torch.zeros(groups, inputs * offsets, dtype=wide(device), device=device)
 
 
-def _wide(device: torch.device) -> torch.dtype:
-    return torch.float64 if has_doubles(device) else torch.float32
-
-
-def _reader(weight: Weight) -> _Reader | str:
-    """How to read the inputs of a weight, or why they cannot be read."""
-    module = weight.module
-    if isinstance(module, NonDynamicallyQuantizableLinear):
-        return "the input of this layer is within MultiheadAttention, where hooks do not see it"
-    if weight.kind == "linear":
-        return _of_linear
-    if weight.kind == "attention":
-        every = ("query", "key", "value")
-        one = {"q_proj_weight": "query", "k_proj_weight": "key", "v_proj_weight": "value"}
-        named = every if weight.attribute == "in_proj_weight" else (one[weight.attribute],)
-        return partial(_of_attention, named)
-    if isinstance(module, _TransposedConvolution):
-        return partial(_of_transposed_convolution, module)
-    if isinstance(module, _Convolution):
-        return partial(_of_convolution, module)
-    return _OUT_OF_SIGHT.get(weight.kind, f"the inputs of {type(module).__name__} are not known")
-
-
-def _of_linear(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor | None:
-    return _over_columns(_tensor(args[0] if args else next(iter(kwargs.values()), None)))
-
-
-def _of_attention(
-    named: tuple[str, ...], args: tuple[Any, ...], kwargs: Mapping[str, Any]
-) -> Tensor | None:
-    given = dict(zip(("query", "key", "value"), args, strict=False)) | dict(kwargs)
-    inputs = [_tensor(given.get(name)) for name in named]
-    same = all(values is inputs[0] for values in inputs)
-    seen = [_over_columns(values) for values in (inputs[:1] if same else inputs)]
-    found = [part for part in seen if part is not None]
-    if len(found) < len(seen):
-        return None
-    return torch.cat(found).expand(len(named), -1)
-
-
-def _of_transposed_convolution(
-    module: _TransposedConvolution, args: tuple[Any, ...], kwargs: Mapping[str, Any]
-) -> Tensor | None:
-    squares = _over_samples(module, args, kwargs)
-    if squares is None:
-        return None
-    channels = squares.flatten(1).sum(1)
-    return channels.repeat_interleave(math.prod(module.kernel_size)).view(module.groups, -1)
-
-
-def _of_convolution(
-    module: _Convolution, args: tuple[Any, ...], kwargs: Mapping[str, Any]
-) -> Tensor | None:
-    """Σ x² of each channel and offset over all windows.
-
-    Summing over samples commutes with padding, and a window is a product of intervals: axis after
-    axis, what the offset o of the kernel meets is every stride-th value from o · dilation on.
-    """
-    squares = _over_samples(module, args, kwargs)
-    if squares is None:
-        return None
-    mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
-    squares = F.pad(squares.unsqueeze(0), _padding(module), mode).squeeze(0)
-    for size, step, apart in zip(module.kernel_size, module.stride, module.dilation, strict=True):
-        windows = squares.unfold(1, apart * (size - 1) + 1, step)[..., ::apart]
-        squares = windows.sum(1)
-    return squares.reshape(module.groups, -1)
-
-
-def _padding(module: _Convolution) -> list[int]:
-    """Before and after each axis, the last axis first, as `F.pad` wants them."""
-    sides: list[int] = []
-    for axis, (size, apart) in enumerate(zip(module.kernel_size, module.dilation, strict=True)):
-        padding: str | tuple[int, ...] = module.padding
-        if isinstance(padding, str):
-            reach = apart * (size - 1) if padding == "same" else 0
-            sides = [reach // 2, reach - reach // 2, *sides]
-        else:
-            sides = [padding[axis], padding[axis], *sides]
-    return sides
-
-
-def _over_samples(
-    module: _Convolution | _TransposedConvolution,
-    args: tuple[Any, ...],
-    kwargs: Mapping[str, Any],
-) -> Tensor | None:
-    """[C, *size], summed over the batch."""
-    x = _tensor(args[0] if args else next(iter(kwargs.values()), None))
-    axes = len(module.kernel_size)
-    if x is not None and x.dim() == axes + 1:
-        x = x.unsqueeze(0)
-    if x is None or x.dim() != axes + 2 or x.shape[1] != module.in_channels:
-        return None
-    return _over_first_axis(x)
-
-
-def _over_columns(x: Tensor | None) -> Tensor | None:
-    """[1, n], summed over all leading dimensions."""
-    if x is None or x.dim() == 0:
-        return None
-    if x.is_nested:  # nn.TransformerEncoder leaves the padding out so
-        return torch.stack([_over_first_axis(part) for part in x.unbind()]).sum(0, keepdim=True)
-    return _over_first_axis(x.reshape(-1, x.shape[-1])).unsqueeze(0)
-
-
-def _over_first_axis(x: Tensor) -> Tensor:
-    rows = max(values_at_once(x.device) // max(math.prod(x.shape[1:]), 1), 1)
-    summed = torch.zeros(x.shape[1:], dtype=_wide(x.device), device=x.device)
-    for part in torch.split(x, rows):
-        summed += part.to(summed.dtype).square().sum(0)
-    return summed
-
-
-def _tensor(given: object) -> Tensor | None:
-    """What can be multiplied with a weight, else None."""
-    if not isinstance(given, Tensor) or not given.is_floating_point() or given.is_meta:
-        return None
-    return given.detach() if given.layout == torch.strided or given.is_nested else None
+def _place_in_memory(tensor: Tensor) -> int:
+    return 0 if tensor.is_nested else tensor.untyped_storage().data_ptr()

@@ -12,7 +12,7 @@ import numpy as np
 from lightning_weightwatch.views.log_ticks import power_of_ten
 
 if TYPE_CHECKING:
-    from matplotlib.axis import YAxis
+    from matplotlib.axis import XAxis, YAxis
 
 # From here on a linear scale shows half of the changes within a tenth of it.
 _SPREAD = 10
@@ -56,17 +56,19 @@ def threshold_of(changes: Sequence[float], noise: float = 0.0) -> float | None:
 
 
 def set_symlog_axis(
-    axis: "YAxis", low: float, high: float, threshold: float, margin: float
+    axis: "XAxis | YAxis", low: float, high: float, threshold: float, margin: float
 ) -> None:
     """An axis from `low` to `high`, between which 0 is, and a share of that to both sides."""
     from matplotlib.ticker import NullLocator
 
-    axis.axes.set_yscale("symlog", linthresh=threshold, linscale=_LINEAR)
+    axes, across = axis.axes, axis is axis.axes.xaxis
+    set_scale = axes.set_xscale if across else axes.set_yscale
+    set_scale("symlog", linthresh=threshold, linscale=_LINEAR)
     scale = axis.get_transform()
     ends = scale.transform([low, high])
     beyond = margin * (ends[1] - ends[0])
     low, high = map(float, scale.inverted().transform([ends[0] - beyond, ends[1] + beyond]))
-    axis.axes.set_ylim(low, high)
+    (axes.set_xlim if across else axes.set_ylim)(low, high)
     ticks = symlog_ticks(low, high, threshold)
     axis.set_ticks([value for value, _ in ticks], [label for _, label in ticks])
     axis.set_minor_locator(NullLocator())

@@ -17,6 +17,8 @@ from lightning_weightwatch import (
     QuantizationTrial,
     SpectralMonitor,
     WeightHistogram,
+    WeightUsageMonitor,
+    measure_usage,
 )
 from tests.callbacks.fits import ConvNet, train_loader, val_loader
 
@@ -33,7 +35,7 @@ def main(root: Path, rank_zero: bool) -> None:
     """Train, and write ``rank-N.json``."""
     torch.set_num_threads(1)
     seed_everything(0, verbose=False)
-    monitors = [WeightHistogram(), SpectralMonitor(), OverfittingMonitor()]
+    monitors = [WeightHistogram(), SpectralMonitor(), OverfittingMonitor(), WeightUsageMonitor()]
     trials = [
         QuantizationTrial(bits=(8,), verbose=False),
         PruningTrial(amounts=(0.5,), verbose=False),
@@ -61,6 +63,8 @@ def main(root: Path, rank_zero: bool) -> None:
             [dict(row.metrics) for row in trial.report.rows] for trial in trials if trial.report
         ],
         "errors": [row.error for trial in trials if trial.report for row in trial.report.rows],
+        "usage": monitors[-1].history[-1],
+        "usage_of_all": measure_usage(model, iter(val_loader())).summary(),
         "weights": [float(p.detach().double().square().sum()) for p in model.parameters()],
     }
     (root / f"rank-{trainer.global_rank}.json").write_text(json.dumps(seen))

@@ -13,7 +13,12 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
-from lightning_weightwatch import PruningTrial, SpectralMonitor, WeightHistogram
+from lightning_weightwatch import (
+    PruningTrial,
+    SpectralMonitor,
+    WeightHistogram,
+    WeightUsageMonitor,
+)
 from tests.callbacks.fits import Perceptron, train_loader
 
 
@@ -43,7 +48,7 @@ def main(root: Path) -> None:
     torch.set_num_threads(1)
     seed_everything(0, verbose=False)
     histogram, spectral = WeightHistogram(), SpectralMonitor()
-    trial = PruningTrial(verbose=False)
+    usage, trial = WeightUsageMonitor(), PruningTrial(verbose=False)
     trainer = Trainer(
         accelerator="cpu",
         devices=2,
@@ -55,13 +60,13 @@ def main(root: Path) -> None:
         limit_val_batches=0,
         enable_progress_bar=False,
         enable_model_summary=False,
-        callbacks=[histogram, spectral, trial],
+        callbacks=[histogram, spectral, usage, trial],
     )
     model = Sharded()
     trainer.fit(model, train_loader())  # a validation would leave the weights gathered
     whole = [p.full_tensor() if isinstance(p, DTensor) else p for p in model.parameters()]
     seen = {
-        "history": [histogram.history, spectral.history],
+        "history": [histogram.history, spectral.history, usage.history],
         "counts": [row["count"] for row in rows_of(histogram)],
         "names": [row["name"] for row in rows_of(spectral)],
         "squares": sum(float(p.detach().double().square().sum()) for p in whole),

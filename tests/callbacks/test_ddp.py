@@ -63,6 +63,20 @@ def test_the_norm_is_that_of_the_whole_model(ranks: list[dict[str, Any]]) -> Non
     assert ranks[0]["history"][0][-1]["weight_norm"] == pytest.approx(norm, rel=1e-6)
 
 
+def test_usage_is_that_of_the_batches_of_all_ranks(ranks: list[dict[str, Any]]) -> None:
+    expected = ranks[0]["usage_of_all"]
+    assert len(expected) == 6
+    for rank in ranks:
+        for name, value in expected.items():
+            assert rank["usage"][name] == pytest.approx(value, rel=1e-5), name
+
+
+def test_operations_are_those_of_both_processes(ranks: list[dict[str, Any]]) -> None:
+    convolutions, head = 36 * 9 * 12 * (1 + 36), 36 * 12 * 4  # of 3 x 4 pixels
+    forward, epochs = 2 * (convolutions + head), 2
+    assert ranks[0]["usage"]["run_flops"] == forward * epochs * (3 * 48 + 32)
+
+
 def test_trials_report_the_mean_over_the_ranks(ranks: list[dict[str, Any]]) -> None:
     local = [rank["metrics"]["val_loss"] for rank in ranks]
     assert ranks[0]["errors"] == ["", "", "", ""]

@@ -20,6 +20,7 @@ from lightning_weightwatch import (
     QuantizationTrial,
     SpectralMonitor,
     WeightHistogram,
+    WeightUsageMonitor,
 )
 from lightning_weightwatch.callbacks import publish
 from tests.callbacks.fits import Perceptron, train_loader, trainer, val_loader, weight_norm
@@ -32,6 +33,7 @@ DOCUMENTED = sorted(
             WeightHistogram,
             SpectralMonitor,
             OverfittingMonitor,
+            WeightUsageMonitor,
             QuantizationTrial,
             PruningTrial,
         )
@@ -62,6 +64,7 @@ class Logged:
                 WeightHistogram(at_start=options.pop("at_start", False), gradients=True),
                 SpectralMonitor(),
                 OverfittingMonitor(),
+                WeightUsageMonitor(),
                 QuantizationTrial(bits=(8,), verbose=False),
                 PruningTrial(amounts=(0.5,), verbose=False),
             )
@@ -119,7 +122,10 @@ def test_a_documented_tag_is_there_at_the_steps_of_self_log(tag: str, logged: Lo
     for example, real in OF_THIS_MODEL.items():
         tag = tag.replace(example, real)
     at_the_end = re.search("quantization|pruning|pareto|loss_curve|diagnosis", tag)
-    expected = STEPS[-1:] if at_the_end else STEPS[::2] if "modules" in tag else STEPS
+    first_and_last = tag in ("weightwatch/modules", "weightwatch/usage")
+    expected = STEPS[-1:] if at_the_end else STEPS[::2] if first_and_last else STEPS
+    if tag == "weightwatch/flop_hot_spots":  # the same in every epoch
+        expected = STEPS[:1]
     if tag.endswith("prechelt_pq"):  # a strip of five validations comes first
         expected = STEPS[4:]
     assert logged.steps("val_loss") == STEPS
@@ -165,7 +171,7 @@ def test_a_histogram_holds_every_weight_once(logged: Logged) -> None:
 
 def test_every_figure_is_700_pixels_wide(logged: Logged) -> None:
     tags = logged.events.Tags()["images"]
-    assert len(tags) == 11
+    assert len(tags) == 14
     assert {image.width for tag in tags for image in logged.events.Images(tag)} == {700}
 
 

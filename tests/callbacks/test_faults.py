@@ -16,6 +16,7 @@ from lightning_weightwatch import (
     QuantizationTrial,
     SpectralMonitor,
     WeightHistogram,
+    WeightUsageMonitor,
 )
 from lightning_weightwatch.callbacks import cost
 from tests.callbacks.fits import (
@@ -183,7 +184,7 @@ def test_a_fit_of_no_epochs_leaves_no_report(tmp_path: Path) -> None:
 
 
 def test_validating_and_testing_measure_nothing(tmp_path: Path) -> None:
-    callbacks: list[Any] = [WeightHistogram(), SpectralMonitor(), OverfittingMonitor()]
+    callbacks: list[Any] = [SpectralMonitor(), OverfittingMonitor(), WeightUsageMonitor()]
     run: Trainer = trainer(callbacks, tmp_path)
     run.validate(Perceptron(), val_loader(), verbose=False)
     assert all(callback.history == [] for callback in callbacks)

@@ -18,6 +18,7 @@ from lightning_weightwatch import (
     QuantizationTrial,
     SpectralMonitor,
     WeightHistogram,
+    WeightUsageMonitor,
 )
 from tests.callbacks.fits import (
     ConvNet,
@@ -50,6 +51,7 @@ def ours() -> list[Callback]:
         WeightHistogram(),
         SpectralMonitor(),
         OverfittingMonitor(monitor="val_loss"),
+        WeightUsageMonitor(),
         QuantizationTrial(bits=(8,), verbose=False),
         PruningTrial(amounts=(0.5,), verbose=False),
     ]

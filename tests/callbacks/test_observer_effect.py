@@ -19,6 +19,7 @@ from lightning_weightwatch import (
     QuantizationTrial,
     SpectralMonitor,
     WeightHistogram,
+    WeightUsageMonitor,
 )
 from tests.callbacks.fits import ConvNet, Perceptron, bits, train_loader, trainer, val_loader
 
@@ -28,6 +29,7 @@ def everything(at_start: bool = False) -> list[Callback]:
         WeightHistogram(at_start=at_start),
         SpectralMonitor(at_start=at_start),
         OverfittingMonitor(at_start=at_start),
+        WeightUsageMonitor(),
         QuantizationTrial(bits=(8, 2), verbose=False),
         PruningTrial(amounts=(0.5, 0.9), verbose=False),
     ]

@@ -17,6 +17,7 @@ from lightning_weightwatch import (
     QuantizationTrial,
     SpectralMonitor,
     WeightHistogram,
+    WeightUsageMonitor,
 )
 from tests.callbacks.fits import (
     ConvNet,
@@ -66,6 +67,7 @@ def ours(draw: random.Random) -> list[Callback]:
         WeightHistogram(**schedule()),
         SpectralMonitor(**schedule()),
         OverfittingMonitor(monitor="val_loss", **schedule()),
+        WeightUsageMonitor(),
         QuantizationTrial(bits=draw.sample(range(2, 9), 2), verbose=False),
         PruningTrial(amounts=(draw.uniform(0.1, 0.9),), verbose=False),
     ]

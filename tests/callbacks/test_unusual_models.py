@@ -17,6 +17,7 @@ from lightning_weightwatch import (
     QuantizationTrial,
     SpectralMonitor,
     WeightHistogram,
+    WeightUsageMonitor,
 )
 from tests.callbacks.fits import (
     FEATURES,
@@ -80,6 +81,7 @@ def callbacks() -> list[Any]:
         WeightHistogram(),
         SpectralMonitor(),
         OverfittingMonitor(),
+        WeightUsageMonitor(),
         QuantizationTrial(bits=(8,), verbose=False),
         PruningTrial(amounts=(0.5,), verbose=False),
     ]
@@ -93,7 +95,7 @@ def test_no_fit_ends_and_every_layer_is_measured_or_named(
     fit = trainer([stopper, *callbacks], tmp_path, max_epochs=2)
     fit.fit(model, train_loader(), val_loader())
 
-    histogram, spectral, losses, *trials = callbacks
+    histogram, spectral, losses, usage, *trials = callbacks
     measured = {layer.name for layer in spectral.report.layers}
     reasons = {item.name: item.reason for item in spectral.report.skipped}
     gates = {f"recurrent.weight_{side}_l0.{gate}" for side in ("ih", "hh") for gate in "ifgo"}
@@ -117,6 +119,9 @@ def test_no_fit_ends_and_every_layer_is_measured_or_named(
     assert histogram.report.total.nonfinite == 2
     assert "lazy.weight" in {item.name for item in histogram.report.skipped}
     assert len(losses.history) == 2
+    assert {"net.0", "net.2", "net.4"} <= {layer.name for layer in usage.report.layers}
+    unused = {item.name: item.reason for item in usage.report.skipped}
+    assert {"lazy", "frozen", "bf16"} <= set(unused), "nothing is given to them"
     for trial in trials:
         assert [row.error for row in trial.report.rows] == ["", ""]
         skipped = {item.name: item.reason for item in trial.report.skipped}
@@ -174,7 +179,8 @@ def test_precisions(precision: Any, callbacks: list[Any], tmp_path: Path) -> Non
     fit = trainer(callbacks, tmp_path, max_epochs=1, precision=precision)
     fit.fit(Cast(), train_loader(), val_loader())
     assert float(fit.callback_metrics["weightwatch/weight_norm"]) > 0
-    assert callbacks[3].report.rows[1].error == ""
+    assert callbacks[3].report.layers[0].effective_weights > 1
+    assert callbacks[4].report.rows[1].error == ""
 
 
 def test_a_compiled_module_has_the_names_of_the_plain_one(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ def model_of(forward: Callable[..., Any]) -> nn.Module:
     class Made(nn.Module):
         pass
 
-    Made.forward = staticmethod(forward)  # type: ignore[assignment]
+    Made.forward = staticmethod(forward)
     return Made()
 
 
@@ -87,7 +87,7 @@ class Stepping(LightningModule):
         self.layer = nn.Linear(3, 1)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        loss = self.layer(batch[0]).sum()
+        loss: Tensor = self.layer(batch[0]).sum()
         self.log("loss", loss)
         self.log_dict({"twice": 2 * loss})
         assert batch_idx == 0
@@ -179,3 +179,13 @@ def test_nothing_is_left_of_a_run(fails: bool) -> None:
     assert np.random.get_state()[1].tolist() == numbers[1]  # type: ignore[index]
     assert torch.equal(torch.get_rng_state(), numbers[2])
     assert torch.is_grad_enabled()
+
+
+def test_a_training_step_that_would_train_is_refused() -> None:
+    class Manual(Stepping):
+        def __init__(self) -> None:
+            super().__init__()
+            self.automatic_optimization = False
+
+    with pytest.raises(CannotRun, match="training_step of Manual would train"):
+        run_on_batch(Manual(), (X, Y))
