@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from lightning_weightwatch.trials.trying import try_pruning, try_quantization
     from lightning_weightwatch.usage.flops.count import count_flops
     from lightning_weightwatch.usage.measurement import measure_usage
-    from lightning_weightwatch.views.network import draw_network
+    from lightning_weightwatch.views.network.figure import draw_network
     from lightning_weightwatch.weights.description import describe_weights
 
 __all__ = [
@@ -55,7 +55,7 @@ _HOME = {
     "count_flops": "usage.flops.count",
     "describe_weights": "weights.description",
     "diagnose": "losses.diagnosis",
-    "draw_network": "views.network",
+    "draw_network": "views.network.figure",
     "fit_power_law": "spectral.power_law",
     "measure_usage": "usage.measurement",
     "quantize": "trials.quantized_model",

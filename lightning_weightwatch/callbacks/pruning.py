@@ -5,6 +5,7 @@ from typing import ClassVar
 
 from lightning_weightwatch.callbacks.monitored import Mode
 from lightning_weightwatch.callbacks.trial import NOTHING, PostFitTrial, Which
+from lightning_weightwatch.callbacks.validation import BatchLimit
 from lightning_weightwatch.trials.compression import Compression
 from lightning_weightwatch.trials.grid import prunings
 from lightning_weightwatch.trials.pruning import Method, Scope
@@ -82,7 +83,7 @@ class PruningTrial(PostFitTrial):
         monitor: str | None = None,
         mode: Mode | None = None,
         weights: Which = "last",
-        limit_batches: int | float | None = None,
+        limit_batches: BatchLimit | None = None,
         max_seconds: float | None = None,
         max_evaluations: int | None = None,
         per_layer: int = 0,

@@ -6,12 +6,19 @@ from typing import ClassVar
 from lightning_weightwatch.callbacks._lightning import LightningModule
 from lightning_weightwatch.callbacks.monitored import Mode
 from lightning_weightwatch.callbacks.trial import NOTHING, PostFitTrial, Which
+from lightning_weightwatch.callbacks.validation import BatchLimit
 from lightning_weightwatch.trials.compression import Compression
-from lightning_weightwatch.trials.grid import check_kernels, quantizations, with_kernels
+from lightning_weightwatch.trials.grid import (
+    check_kernels,
+    quantizations,
+    with_activations,
+    with_kernels,
+)
 from lightning_weightwatch.trials.quantization import Clip, CodeRange, Granularity, Scheme
 from lightning_weightwatch.trials.quantized_model import largest_quantized
 from lightning_weightwatch.trials.report import TrialReport
 from lightning_weightwatch.trials.trial import Given
+from lightning_weightwatch.usage.input_ranges import RangeClip
 from lightning_weightwatch.views.quantized import QuantizedLayer
 
 # Weights whose histograms are drawn.
@@ -21,8 +28,9 @@ _DRAWN = 6
 class QuantizationTrial(PostFitTrial):
     """After training, evaluate the model with its weights rounded to a few bits.
 
-    Weights only: matrices and kernels of Linear, Conv, ConvTranspose, Embedding, attention and
-    recurrent layers; biases and norms stay. Every combination of the settings is a variant. The
+    Weights only, unless `activation_bits` asks for more: matrices and kernels of Linear, Conv,
+    ConvTranspose, Embedding, attention and recurrent layers; biases and norms stay. Every
+    combination of the settings is a variant. The
     rounding is simulated: sizes are those of packed codes and scales, no integer kernel runs but
     with `int8_kernels`.
 
@@ -61,6 +69,12 @@ class QuantizationTrial(PostFitTrial):
         percentile: For `clip="percentile"`.
         int8_kernels: Try torchao's int8 weights too, with real kernels, where it has any (the extra
             `torchao`); the table names the layers where it has none.
+        activation_bits: Numbers of bits, each from 2 to 8, to which the inputs of the quantized
+            layers are rounded too, in variants of their own (`int8_a8`), each a further evaluation;
+            None for weights alone. A layer has one range, found in the baseline's own validation
+            batches, which is slightly in its favour.
+        activation_clip: The range of activations: up to the 99.9 % quantile of their absolute
+            values (`"percentile"`), or to their ends (`"minmax"`).
         monitor: The metric to compare by. None: that of ModelCheckpoint or EarlyStopping, else
             `val_loss`.
         mode: `"min"` if it is to fall, `"max"` if it is to rise. None: that of ModelCheckpoint
@@ -107,10 +121,12 @@ class QuantizationTrial(PostFitTrial):
         group_size: int = 32,
         percentile: float = 99.9,
         int8_kernels: bool = False,
+        activation_bits: int | Sequence[int] | None = None,
+        activation_clip: RangeClip = "percentile",
         monitor: str | None = None,
         mode: Mode | None = None,
         weights: Which = "last",
-        limit_batches: int | float | None = None,
+        limit_batches: BatchLimit | None = None,
         max_seconds: float | None = None,
         max_evaluations: int | None = None,
         per_layer: int = 0,
@@ -137,10 +153,21 @@ class QuantizationTrial(PostFitTrial):
         )
         check_kernels(int8_kernels)
         self.int8_kernels = int8_kernels
+        with_activations(self._simulated, activation_bits, activation_clip)  # raises if it is wrong
+        self.activation_bits = activation_bits
+        self.activation_clip: RangeClip = activation_clip
+
+    @property
+    def needs_ranges(self) -> bool:
+        """Whether activations are quantized too."""
+        return self.activation_bits is not None
 
     def compressions(self, given: Given = NOTHING) -> Sequence[Compression]:
         """One for each combination of the settings."""
-        return with_kernels(self._simulated, self.int8_kernels, given.tied)
+        simulated = with_activations(
+            self._simulated, self.activation_bits, self.activation_clip, given.ranges
+        )
+        return with_kernels(simulated, self.int8_kernels, given.tied)
 
     def _looked_at(
         self, pl_module: LightningModule, report: TrialReport

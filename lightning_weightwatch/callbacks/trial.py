@@ -33,6 +33,7 @@ from lightning_weightwatch.callbacks.trial_pictures import comparable, pictures
 from lightning_weightwatch.callbacks.trial_progress import TrialProgress
 from lightning_weightwatch.callbacks.trial_surprises import refusal, surprises
 from lightning_weightwatch.callbacks.validation import (
+    BatchLimit,
     can_evaluate,
     check_limit_batches,
     evaluate_isolated,
@@ -98,7 +99,7 @@ class PostFitTrial(KeyedCallback):
         monitor: str | None = None,
         mode: Mode | None = None,
         weights: Which = "last",
-        limit_batches: int | float | None = None,
+        limit_batches: BatchLimit | None = None,
         max_seconds: float | None = None,
         max_evaluations: int | None = None,
         per_layer: int = 0,
@@ -138,6 +139,11 @@ class PostFitTrial(KeyedCallback):
     @property
     def needs_norms(self) -> bool:
         """Whether any of it goes by the norms of the inputs of layers."""
+        return False
+
+    @property
+    def needs_ranges(self) -> bool:
+        """Whether any of it goes by the ranges of the inputs of layers."""
         return False
 
     def description(self, tag: str) -> str:
@@ -270,7 +276,13 @@ class PostFitTrial(KeyedCallback):
         monitor, _ = choose_monitor(trainer, self.monitor, self.mode, trainer.callback_metrics)
         best = best_weights(trainer, pl_module, monitor, self._started)
         with closing(progress), best if self.weights == "best" else nullcontext():
-            report = run_trials(pl_module, bench, self.compressions, needs_norms=self.needs_norms)
+            report = run_trials(
+                pl_module,
+                bench,
+                self.compressions,
+                needs_norms=self.needs_norms,
+                needs_ranges=self.needs_ranges,
+            )
             if trainer.is_global_zero and self.publisher.takes_figures(trainer):
                 with self._guarded("could not look at single weights"):
                     self._before_after = self._looked_at(pl_module, report)

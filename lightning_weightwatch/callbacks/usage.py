@@ -22,7 +22,7 @@ from lightning_weightwatch.usage.report import Mode, UsageReport
 from lightning_weightwatch.values.statistics import Moments
 from lightning_weightwatch.views.activations import activation_figure
 from lightning_weightwatch.views.flop_figure import flop_figure
-from lightning_weightwatch.views.network import network_figure, network_png
+from lightning_weightwatch.views.network.figure import network_figure, network_png
 from lightning_weightwatch.views.run_cost import run_sentence
 from lightning_weightwatch.views.usage_page import usage_page
 

@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 
@@ -19,6 +19,11 @@ from lightning_weightwatch.callbacks.batch_values import fingerprinted, over_all
 from lightning_weightwatch.callbacks.epoch_mean import scalars_on
 from lightning_weightwatch.callbacks.same_batches import same_batches
 from lightning_weightwatch.trials.evaluation import Evaluation
+
+#: How many batches, or which share of them. Marked, because `typing` takes `int | float` and
+#: `float | int` for one, of which jsonargparse then gets whichever any package wrote first: 2 in a
+#: YAML file would become 2.0.
+BatchLimit = Annotated[int, "batches"] | float
 
 
 class NoValidation(RuntimeError):

@@ -24,6 +24,10 @@ class Ranks(Protocol):
         """The sum of a tensor over them."""
         ...
 
+    def least(self, values: Tensor) -> Tensor:
+        """The least of each value of a tensor over them."""
+        ...
+
 
 class OneProcess:
     """No other process."""
@@ -33,6 +37,10 @@ class OneProcess:
         return yes
 
     def sum(self, values: Tensor) -> Tensor:
+        """Its own values."""
+        return values
+
+    def least(self, values: Tensor) -> Tensor:
         """Its own values."""
         return values
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from lightning_weightwatch.trials.activation_quantization import ActivationQuantization
 from lightning_weightwatch.trials.compression import Compression
 from lightning_weightwatch.trials.int8_kernels import Int8Kernels, available
 from lightning_weightwatch.trials.pruning import Method, Pruning, Scope
@@ -16,6 +17,7 @@ from lightning_weightwatch.trials.quantization import (
     Quantization,
     Scheme,
 )
+from lightning_weightwatch.usage.input_ranges import InputRanges, RangeClip
 from lightning_weightwatch.usage.inputs import InputNorms
 
 
@@ -51,6 +53,30 @@ def quantizations(
         )
         for number, grain, clipped, kind in settings
     )
+
+
+def with_activations(
+    quantized: Sequence[Quantization],
+    bits: int | Sequence[int] | None,
+    clip: RangeClip,
+    ranges: InputRanges | None = None,
+) -> list[Compression]:
+    """Each quantization of weights, and after it the same with inputs of so many bits.
+
+    Args:
+        quantized: The grid.
+        bits: Of an activation; None for no such variants.
+        clip: Of their ranges.
+        ranges: As found in the evaluation of the baseline.
+
+    Raises:
+        ValueError: For a setting that is not allowed, or is given twice.
+    """
+    numbers = () if bits is None else several("activation_bits", bits, "[8, 4]")
+    found: list[Compression] = []
+    for each in quantized:
+        found += [each, *(ActivationQuantization(each, number, clip, ranges) for number in numbers)]
+    return found
 
 
 def prunings(
@@ -97,7 +123,7 @@ def several(name: str, given: Any, example: str) -> tuple[Any, ...]:
 
 
 def with_kernels(
-    simulated: Sequence[Quantization], int8_kernels: bool, tied: frozenset[str] = frozenset()
+    simulated: Sequence[Compression], int8_kernels: bool, tied: frozenset[str] = frozenset()
 ) -> list[Compression]:
     """What is simulated, and after it torchao's kernels where they are asked for.
 

@@ -3,15 +3,17 @@
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
 
+from lightning_weightwatch.model.compiled import as_written
 from lightning_weightwatch.model.own_data import own_data_kept
 from lightning_weightwatch.model.weights import Weight
 from lightning_weightwatch.report import Skipped
+from lightning_weightwatch.trials.activation_quantization import ActivationQuantization
 from lightning_weightwatch.trials.bench import Bench
 from lightning_weightwatch.trials.compression import CompressedLayer, Compression
 from lightning_weightwatch.trials.evaluation import Evaluation, interval_of, no_interval
@@ -20,6 +22,8 @@ from lightning_weightwatch.trials.plan import Plan, Step
 from lightning_weightwatch.trials.report import BASELINE, TrialReport, TrialRow
 from lightning_weightwatch.trials.snapshot import Snapshot, restored, same_random_numbers
 from lightning_weightwatch.trials.targets import Targets, find_targets, size_in_bytes
+from lightning_weightwatch.usage.fused_layers import beside_fused_layers
+from lightning_weightwatch.usage.input_ranges import InputRanges
 from lightning_weightwatch.usage.inputs import InputNorms
 
 # A weight of about so many values tells how long compressing takes; of far fewer, only what it
@@ -34,10 +38,12 @@ class Given:
     Attributes:
         norms: Of the inputs of layers, in the evaluation of the baseline; None where not collected.
         tied: Names of the weights that are used in several places.
+        ranges: Of the inputs of layers, there too; None where not collected.
     """
 
     norms: InputNorms | None = None
     tied: frozenset[str] = frozenset()
+    ranges: InputRanges | None = None
 
 
 class Interrupted(KeyboardInterrupt):
@@ -58,6 +64,7 @@ def run_trials(
     compressions: Callable[[Given], Sequence[Compression]],
     *,
     needs_norms: bool = False,
+    needs_ranges: bool = False,
 ) -> TrialReport:
     """Evaluate the model as it is, then under each compression; leave it bit for bit as it was.
 
@@ -71,6 +78,7 @@ def run_trials(
         bench: How it is evaluated, and for how long.
         compressions: What to try, given what is known then.
         needs_norms: Whether to collect those, in the evaluation of the baseline.
+        needs_ranges: The same of the ranges of inputs.
 
     Raises:
         NotRestored: See `restored`.
@@ -79,14 +87,18 @@ def run_trials(
     started = time.perf_counter()
     targets = find_targets(model)
     norms = InputNorms(targets.weights) if needs_norms else None
+    ranges = InputRanges(targets.weights) if needs_ranges else None
     with restored(model, [weight.parameter for weight in targets.weights]) as snapshot:
         runner = _Runner(model, bench, targets, snapshot)
-        with norms or nullcontext(), _eager() if norms else nullcontext():
+        with _looking(model, [hooks for hooks in (norms, ranges) if hooks is not None]):
             baseline, evaluated = runner.row(Step(None))
         if norms is not None and not baseline.error:
             norms.merge(bench.ranks.sum)
+        if ranges is not None and not baseline.error:
+            ranges.merge(bench.ranks.sum, bench.ranks.least)
         monitor, mode = bench.choose_monitor(baseline.metrics)
-        steps = _steps(compressions(Given(norms, tied_weights(model))), targets, bench.per_layer)
+        given = Given(norms, tied_weights(model), ranges)
+        steps = _steps(compressions(given), targets, bench.per_layer)
         rows: list[TrialRow] = []
         stopped, interrupted = "", None
         if not bench.ranks.all_agree(bool(monitor) and not baseline.error):
@@ -130,10 +142,33 @@ def run_trials(
 
 
 @contextmanager
-def _eager() -> Iterator[None]:
-    """Compiled modules would pass over hooks that are newer than they are."""
-    stance = getattr(torch.compiler, "set_stance", None)  # from torch 2.6 on
-    with stance("force_eager") if stance else nullcontext():
+def _looking(
+    model: nn.Module, hooks: Sequence[AbstractContextManager[InputNorms | InputRanges]]
+) -> Iterator[None]:
+    """Put hooks on, without a change of what the model computes."""
+
+    @contextmanager
+    def all_of_them() -> Iterator[None]:
+        with ExitStack() as on:
+            for each in hooks:
+                on.enter_context(each)
+            yield
+
+    if not hooks:
+        yield
+        return
+    # Compiled modules would pass over hooks that are newer than they are.
+    with as_written(), beside_fused_layers(model, all_of_them()):
+        yield
+
+
+@contextmanager
+def _quantized_inputs(compression: Compression | None, weights: Sequence[Weight]) -> Iterator[None]:
+    """Where a compression is of activations too, they are quantized within the block."""
+    if isinstance(compression, ActivationQuantization):
+        with compression.evaluating(weights), as_written():
+            yield
+    else:
         yield
 
 
@@ -180,7 +215,8 @@ class _Runner:
                 if step.compression is not None:
                     layers, left_out = self._compressed(step.compression, self._weights(step))
                     compressed = time.perf_counter()
-                result = self._evaluated()
+                with _quantized_inputs(step.compression, self._weights(step)):
+                    result = self._evaluated()
         except Exception as fault:
             error = f"{type(fault).__name__}: {fault}"
         finally:

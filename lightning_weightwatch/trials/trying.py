@@ -8,12 +8,19 @@ from torch import nn
 from lightning_weightwatch.trials.bench import Bench, ChooseMonitor
 from lightning_weightwatch.trials.compression import Compression
 from lightning_weightwatch.trials.evaluation import Evaluate
-from lightning_weightwatch.trials.grid import check_kernels, prunings, quantizations, with_kernels
+from lightning_weightwatch.trials.grid import (
+    check_kernels,
+    prunings,
+    quantizations,
+    with_activations,
+    with_kernels,
+)
 from lightning_weightwatch.trials.plan import Limits
 from lightning_weightwatch.trials.pruning import Method, Scope
 from lightning_weightwatch.trials.quantization import Clip, CodeRange, Granularity, Scheme
 from lightning_weightwatch.trials.report import TrialReport
 from lightning_weightwatch.trials.trial import Given, run_trials
+from lightning_weightwatch.usage.input_ranges import RangeClip
 
 _USUAL = ("val_loss", "loss")
 
@@ -30,6 +37,8 @@ def try_quantization(
     group_size: int = 32,
     percentile: float = 99.9,
     int8_kernels: bool = False,
+    activation_bits: int | Sequence[int] | None = None,
+    activation_clip: RangeClip = "percentile",
     per_layer: int = 0,
     monitor: str | None = None,
     mode: Literal["min", "max"] = "min",
@@ -54,6 +63,12 @@ def try_quantization(
         percentile: For `clip="percentile"`.
         int8_kernels: Try torchao's int8 weights too, with real kernels, where it has any (the extra
             `torchao`); each row says which weights it left as they are.
+        activation_bits: Numbers of bits, each from 2 to 8, to which the inputs of the quantized
+            layers are rounded too, in variants of their own (`int8_a8`), each a further evaluation;
+            None for weights alone. A layer has one range, found in the first call of
+            `evaluate`, which is slightly in its favour.
+        activation_clip: The range of activations: up to the 99.9 % quantile of their absolute
+            values (`"percentile"`), or to their ends (`"minmax"`).
         per_layer: So many of the largest weights are also quantized alone.
         monitor: The metric to compare by. None: `val_loss` or `loss`, or the only one there is.
         mode: `"min"` if it is to fall, `"max"` if it is to rise.
@@ -81,12 +96,18 @@ def try_quantization(
         >>> [row.name for row in report.rows]
         ['baseline', 'int8', 'int6', 'int4']
     """
-    simulated = quantizations(bits, granularity, clip, scheme, range, group_size, percentile)
+    weights = quantizations(bits, granularity, clip, scheme, range, group_size, percentile)
+    with_activations(weights, activation_bits, activation_clip)  # raises for what is wrong
     check_kernels(int8_kernels)
     limits = Limits(max_seconds, max_evaluations)
     bench = _bench(evaluate, monitor, mode, limits, per_layer, tolerance)
+
+    def compressions(given: Given) -> Sequence[Compression]:
+        simulated = with_activations(weights, activation_bits, activation_clip, given.ranges)
+        return with_kernels(simulated, int8_kernels, given.tied)
+
     return run_trials(
-        _checked(model), bench, lambda given: with_kernels(simulated, int8_kernels, given.tied)
+        _checked(model), bench, compressions, needs_ranges=activation_bits is not None
     )
 
 

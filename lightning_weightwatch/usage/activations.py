@@ -209,7 +209,7 @@ class Activations:
 
         Args:
             reduce: `"sum"`, `"min"` or `"max"` of a tensor over all processes, on its device.
-                Called five times at most, with as many values everywhere, whatever a process has
+                Called six times at most, with as many values everywhere, whatever a process has
                 seen.
         """
         parameters = (parameter for _, module in self._modules for parameter in module.parameters())

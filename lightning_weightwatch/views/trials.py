@@ -218,7 +218,7 @@ def _footnotes(report: TrialReport) -> list[str]:
     if report.skipped:
         names = _first([f"{item.name} ({item.reason})" for item in report.skipped])
         sentences.append(f"Left as they are: {names}.")
-    return sentences + _left_out(report)
+    return [*sentences, *_left_out(report), *_inputs_left(report)]
 
 
 def _left_out(report: TrialReport) -> list[str]:
@@ -237,6 +237,16 @@ def _left_out(report: TrialReport) -> list[str]:
             f"are: {names}."
         )
     return sentences
+
+
+def _inputs_left(report: TrialReport) -> list[str]:
+    """Of which layers variants with quantized activations leave the inputs as they are."""
+    variants: dict[tuple[str, ...], list[str]] = {}
+    for row in report.rows:
+        if "activation_bits" in row.settings:
+            left = tuple(f"{layer.name} ({layer.note})" for layer in row.layers if layer.note)
+            variants.setdefault(left, []).append(row.name)
+    return [f"{_first(rows)}: {_first(left)}." for left, rows in variants.items() if left]
 
 
 def _first(names: Sequence[str]) -> str:

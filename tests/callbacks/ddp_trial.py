@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,14 @@ def main(root: Path) -> None:
         "last": QuantizationTrial(bits=(8, 4), clip="absmax", verbose=False),
         "best": PruningTrial(
             amounts=AMOUNT, method=("magnitude", "wanda"), weights="best", verbose=False
+        ),
+        "inputs": QuantizationTrial(
+            bits=8,
+            clip="absmax",
+            activation_bits=4,
+            activation_clip="minmax",
+            prefix="inputs",
+            verbose=False,
         ),
         "few": QuantizationTrial(bits=(8, 6, 4), max_evaluations=3, prefix="few", verbose=False),
         "hurried": QuantizationTrial(
@@ -163,6 +172,9 @@ def _expected(model: Diverging, best: str, rank: int) -> dict[str, Any]:
         "last baseline": model.net,
         "last int8_absmax": _quantized(model.net, 8),
         "last int4_absmax": _quantized(model.net, 4),
+        "inputs baseline": model.net,
+        "inputs int8_absmax_a4_minmax": _with_inputs(model.net, x),
+        "inputs of one rank": _with_inputs(model.net, x[mine]),
         "best baseline": of_best,
         "best pruned50": _pruned(of_best),
         "best pruned50_wanda": _pruned_by_wanda(of_best, x[padded]),
@@ -191,6 +203,22 @@ def _quantized(net: nn.Sequential, bits: int) -> nn.Sequential:
         layer.weight.data = torch.fake_quantize_per_channel_affine(
             weight, scale, zeros, 0, -top, top
         )
+    return other
+
+
+@torch.no_grad()
+def _with_inputs(net: nn.Sequential, x: Tensor) -> nn.Sequential:
+    """Weights of 8 bits, inputs of 4: codes over the range of the inputs and 0."""
+    other = _quantized(net, 8)
+    net.eval()
+    for layer, copied in zip(net, other, strict=True):
+        if isinstance(copied, nn.Conv2d | nn.Linear):
+            low, high = min(float(x.min()), 0.0), max(float(x.max()), 0.0)
+            scale = (high - low) / 15
+            codes = {"scale": scale, "zero_point": round(-low / scale), "quant_min": 0}
+            quantize = partial(torch.fake_quantize_per_tensor_affine, quant_max=15, **codes)
+            copied.register_forward_pre_hook(lambda _, args, quantize=quantize: quantize(args[0]))
+        x = layer(x)
     return other
 
 

@@ -42,6 +42,8 @@ TRIED = [
     ("last", "baseline"),
     ("last", "int8_absmax"),
     ("last", "int4_absmax"),
+    ("inputs", "baseline"),
+    ("inputs", "int8_absmax_a4_minmax"),
     ("best", "baseline"),
     ("best", "pruned50"),
     ("best", "pruned50_wanda"),
@@ -57,7 +59,7 @@ def test_rows_are_equal_on_both_ranks(ranks: Ranks) -> None:
 
 def test_no_bit_of_the_model_differs_after_any_trial(ranks: Ranks) -> None:
     for rank in ranks:
-        assert len(rank["digests"]) == 6
+        assert len(rank["digests"]) == 7
         assert len(set(rank["digests"])) == 1
 
 
@@ -102,6 +104,13 @@ def test_wanda_goes_by_the_inputs_of_both_ranks(ranks: Ranks) -> None:
     assert found != pytest.approx(np.average(losses, weights=sizes), rel=1e-4)
 
 
+def test_activations_are_quantized_by_the_ranges_of_both_ranks(ranks: Ranks) -> None:
+    """With those of one rank it would be another loss."""
+    found = rows(ranks[0], "inputs")["int8_absmax_a4_minmax"]["metrics"]["val_loss"]
+    losses, sizes, _ = expected(ranks, "inputs of one rank")
+    assert found != pytest.approx(np.average(losses, weights=sizes), rel=1e-4)
+
+
 def test_an_evaluation_that_raises_is_a_row_and_the_next_one_is_whole(ranks: Ranks) -> None:
     for rank in ranks:
         faulty, sound = rows(rank, "faulty"), rows(rank, "few")
@@ -133,6 +142,7 @@ def test_files_are_written_once_and_by_the_first_rank(ranks: Ranks, folder: Path
         for prefix, area in (
             ("weightwatch", "quantization"),
             ("weightwatch", "pruning"),
+            ("inputs", "quantization"),
             ("few", "quantization"),
             ("hurried", "quantization"),
             ("faulty", "quantization"),

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from lightning_weightwatch import try_pruning
 from lightning_weightwatch.trials.pruning import Pruning
 from lightning_weightwatch.usage.inputs import InputNorms
 from tests.trials.layers import Conv1D, kept_of_runs, matrices, normal
@@ -114,3 +115,20 @@ def test_wanda_without_norms_says_what_to_do() -> None:
         ValueError, match=r"pruned50_wanda needs the norms .* InputNorms\(weights\)"
     ):
         list(Pruning(0.5, "wanda").apply(matrices(nn.Linear(2, 2))))
+
+
+def test_looking_at_inputs_leaves_fused_layers_their_bits() -> None:
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
+    model = nn.TransformerEncoder(layer, 2).eval()
+    x = normal(3, 5, 16)
+
+    def evaluate(model: nn.Module) -> dict[str, float]:
+        with torch.no_grad():
+            return {"loss": float(model(x).double().square().mean())}
+
+    alone = evaluate(model)["loss"]
+    for method in ("magnitude", "wanda"):
+        report = try_pruning(model, evaluate, amounts=0.5, method=method)
+        assert report.rows[0].metrics["loss"] == alone
+        assert report.rows[1].error == ""

@@ -21,12 +21,12 @@ from torch import nn
 from benchmarks.colorizer import UNet
 from lightning_weightwatch.model.graph import Graph, is_layer, trace
 from lightning_weightwatch.usage.measurement import measure_usage
-from lightning_weightwatch.views.network import draw_network, network_figure, network_png
-from lightning_weightwatch.views.network_edges import lines_of
-from lightning_weightwatch.views.network_importance import importances, spread
-from lightning_weightwatch.views.network_layout import laid_out
-from lightning_weightwatch.views.network_places import Column
-from lightning_weightwatch.views.network_slots import block_of
+from lightning_weightwatch.views.network.arranging import laid_out
+from lightning_weightwatch.views.network.edges import lines_of
+from lightning_weightwatch.views.network.figure import draw_network, network_figure, network_png
+from lightning_weightwatch.views.network.importance import importances, spread
+from lightning_weightwatch.views.network.places import Column
+from lightning_weightwatch.views.network.slots import block_of
 from lightning_weightwatch.views.png import VERMILION, pixels
 from tests.views.networks_to_draw import (
     Bert,

@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 
 from lightning_weightwatch.model.graph import is_layer
 from lightning_weightwatch.model.operations import keeps_channels
-from lightning_weightwatch.views.network_importance import Importance
-from lightning_weightwatch.views.network_layout import Layout
-from lightning_weightwatch.views.network_places import Column, Mark
-from lightning_weightwatch.views.network_slots import has_column
+from lightning_weightwatch.views.network.importance import Importance
+from lightning_weightwatch.views.network.layout import Layout
+from lightning_weightwatch.views.network.places import Column, Mark
+from lightning_weightwatch.views.network.slots import has_column
 
 FloatArray = NDArray[np.float64]
 

@@ -2,16 +2,14 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-
-import numpy as np
-from numpy.typing import NDArray
+from dataclasses import replace
 
 from lightning_weightwatch.model.graph import Graph
-from lightning_weightwatch.views.network_arcs import Arc, lanes_of
-from lightning_weightwatch.views.network_places import Band, Column, Mark, Scale, scale_of
-from lightning_weightwatch.views.network_rows import heights_of
-from lightning_weightwatch.views.network_slots import Row, Slots, rows_of, slots_of
+from lightning_weightwatch.views.network.arcs import lanes_of, routed
+from lightning_weightwatch.views.network.layout import Layout
+from lightning_weightwatch.views.network.places import Band, Mark, Scale, scale_of
+from lightning_weightwatch.views.network.rows import heights_of
+from lightning_weightwatch.views.network.slots import Row, rows_of, slots_of
 from lightning_weightwatch.views.png import whole_pixels
 
 # What is above the first row, beside all, and between rows.
@@ -22,46 +20,6 @@ _LANE, _AROUND = 0.075, 0.05
 _WIDE, _CLOSE = 0.2, 0.055
 # How much longer the columns of the widest layer are, as a share of theirs.
 _LONGER = 0.4
-
-
-@dataclass
-class Layout:
-    """Where everything is.
-
-    Attributes:
-        graph: What is drawn.
-        slots: In which order.
-        scale: Sizes.
-        step: From slot to slot.
-        pitch: From dot to dot.
-        directions: Of each row: 1 from left to right, -1 back.
-        height: Of the figure.
-        columns: By (position, row).
-        marks: By (position, row).
-        arcs: Of what skips slots.
-        bands: Of blocks.
-    """
-
-    graph: Graph
-    slots: Slots
-    scale: Scale
-    step: float
-    pitch: float
-    directions: list[int]
-    height: float = 0.0
-    columns: dict[tuple[int, int], Column] = field(default_factory=dict)
-    marks: dict[tuple[int, int], Mark] = field(default_factory=dict)
-    arcs: list[Arc] = field(default_factory=list)
-    bands: list[Band] = field(default_factory=list)
-
-    def place(self, node: int, row: int) -> Column | Mark | None:
-        """Where a node stands in a row, faint or not."""
-        return self.columns.get((node, row)) or self.marks.get((node, row))
-
-    def heights(self, place: Column | Mark) -> NDArray[np.float64]:
-        """Of the dots of a column, the first neuron at the top; of a mark."""
-        dots = place.dots if isinstance(place, Column) else 1
-        return np.asarray(place.y + self.pitch * ((dots - 1) / 2 - np.arange(dots)))
 
 
 def laid_out(graph: Graph, *, lines: int) -> Layout:
@@ -121,7 +79,7 @@ def laid_out(graph: Graph, *, lines: int) -> Layout:
             layout.height - axes[row] + places[row].above + _AROUND + _LANE * (lane + 0.5)
             for row, lane in arc.lanes
         ]
-        layout.arcs.append(arc.routed(layout, lane_y))
+        layout.arcs.append(routed(arc, layout, lane_y))
     return layout
 
 

@@ -1,18 +1,14 @@
 """The way of what skips layers: up, along a lane above the columns, and down to where it ends."""
 
 import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lightning_weightwatch.model.graph import is_layer
-from lightning_weightwatch.views.network_slots import has_column
-
-if TYPE_CHECKING:
-    from lightning_weightwatch.views.network_layout import Layout
-    from lightning_weightwatch.views.network_places import Column, Mark
+from lightning_weightwatch.views.network.layout import Layout
+from lightning_weightwatch.views.network.places import Arc, Column, Mark
+from lightning_weightwatch.views.network.slots import has_column
 
 FloatArray = NDArray[np.float64]
 
@@ -25,47 +21,29 @@ CORNER, RADIUS, _APART = 0.05, 0.058, 0.022
 _LEAVES, _BETWEEN, _ENTERS = 0.3, 0.5, 0.34
 
 
-@dataclass(frozen=True)
-class Arc:
-    """What skips columns.
-
-    Attributes:
-        start: Position of the node that it comes from.
-        end: Position of that to which it goes.
-        rows: That in which it begins and that in which it ends.
-        lanes: (row, lane) of each piece along a row.
-        points: Corners of the way, [n, 2].
-    """
-
-    start: int
-    end: int
-    rows: tuple[int, int]
-    lanes: tuple[tuple[int, int], ...] = ()
-    points: "FloatArray | None" = None
-
-    def routed(self, layout: "Layout", lanes: list[float]) -> "Arc":
-        """With its way, given how high its lanes are."""
-        first, last = self.rows
-        begin, end = layout.place(self.start, first), layout.place(self.end, last)
-        assert begin is not None
-        assert end is not None
-        before, after = layout.directions[first], layout.directions[last]
-        target = _target(layout, end, after)
-        down = last > first
-        leaving = _leaving(layout, begin, before, down)
-        way = [*leaving, (leaving[-1][0], lanes[0])]
-        if len(lanes) == 2:
-            way += [(_SIDEWAYS, lanes[0]), (_SIDEWAYS, lanes[1])]
-        way += [(target[0][0], lanes[-1]), *target]
-        return Arc(self.start, self.end, self.rows, self.lanes, rounded(np.array(way)))
-
-
 # Where arcs go down that skip a row.
 _SIDEWAYS = 0.05
 
 
+def routed(arc: Arc, layout: Layout, lanes: list[float]) -> Arc:
+    """With its way, given how high its lanes are."""
+    first, last = arc.rows
+    begin, end = layout.place(arc.start, first), layout.place(arc.end, last)
+    assert begin is not None
+    assert end is not None
+    before, after = layout.directions[first], layout.directions[last]
+    target = _target(layout, end, after)
+    down = last > first
+    leaving = _leaving(layout, begin, before, down)
+    way = [*leaving, (leaving[-1][0], lanes[0])]
+    if len(lanes) == 2:
+        way += [(_SIDEWAYS, lanes[0]), (_SIDEWAYS, lanes[1])]
+    way += [(target[0][0], lanes[-1]), *target]
+    return Arc(arc.start, arc.end, arc.rows, arc.lanes, rounded(np.array(way)))
+
+
 def lanes_of(
-    layout: "Layout", x_of: dict[tuple[int, int], float], row_of: dict[int, int]
+    layout: Layout, x_of: dict[tuple[int, int], float], row_of: dict[int, int]
 ) -> tuple[list[Arc], list[int]]:
     """The arcs with their lanes, and how many lanes there are above each row.
 
@@ -111,7 +89,7 @@ def lanes_of(
     return arcs, [len(taken.get(row, ())) for row in range(len(layout.directions))]
 
 
-def _is_arc(layout: "Layout", start: int, end: int) -> bool:
+def _is_arc(layout: Layout, start: int, end: int) -> bool:
     """Whether an edge is no line to the next column or mark."""
     apart = layout.slots.slot_of[end] - layout.slots.slot_of[start]
     return apart > (1 if is_layer(layout.graph.nodes[end]) else 0)
@@ -127,7 +105,7 @@ def _pieces(arc: Arc, x_of: dict[tuple[int, int], float]) -> list[tuple[int, flo
 
 
 def _leaving(
-    layout: "Layout", begin: "Column | Mark", way: int, down: bool
+    layout: Layout, begin: Column | Mark, way: int, down: bool
 ) -> list[tuple[float, float]]:
     x, y = begin.x, begin.y
     if has_column(layout.graph.nodes[begin.node]):
@@ -141,14 +119,14 @@ def _leaving(
     return [(beside, y - RADIUS if down else y + RADIUS)]
 
 
-def _target(layout: "Layout", end: "Column | Mark", way: int) -> list[tuple[float, float]]:
+def _target(layout: Layout, end: Column | Mark, way: int) -> list[tuple[float, float]]:
     if is_layer(layout.graph.nodes[end.node]):
         x = end.x - way * _ENTERS * layout.step
         return [(x, end.y), (x + way * 0.06, end.y)]
     return [(end.x - way * _APART, end.y + RADIUS)]
 
 
-def _is_topmost(layout: "Layout", column: "Column") -> bool:
+def _is_topmost(layout: Layout, column: Column) -> bool:
     slot = layout.slots.slot_of[column.node]
     return all(
         other.y <= column.y

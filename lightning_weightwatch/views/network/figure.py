@@ -10,16 +10,16 @@ from torch import nn
 from lightning_weightwatch.model.graph import Graph, trace
 from lightning_weightwatch.model.running import Run
 from lightning_weightwatch.usage.report import UsageReport
-from lightning_weightwatch.views.network_edges import lines_of
-from lightning_weightwatch.views.network_importance import importances
-from lightning_weightwatch.views.network_labels import (
+from lightning_weightwatch.views.network.arranging import laid_out
+from lightning_weightwatch.views.network.edges import lines_of
+from lightning_weightwatch.views.network.importance import importances
+from lightning_weightwatch.views.network.labels import (
     lines_of_text,
     write_heading,
     write_labels,
     write_legend,
 )
-from lightning_weightwatch.views.network_layout import laid_out
-from lightning_weightwatch.views.network_look import (
+from lightning_weightwatch.views.network.look import (
     AREAS,
     draw_arcs,
     draw_blocks,

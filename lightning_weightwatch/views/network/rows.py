@@ -2,13 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from lightning_weightwatch.views.network_places import Column
-from lightning_weightwatch.views.network_slots import Row
-
-if TYPE_CHECKING:
-    from lightning_weightwatch.views.network_layout import Layout
+from lightning_weightwatch.views.network.layout import Layout
+from lightning_weightwatch.views.network.places import Column
+from lightning_weightwatch.views.network.slots import Row
 
 # Between dots and their label; between what stands above each other; the least that a row holds.
 _GAP, _STACKED, _LEAST = 0.07, 0.06, 0.3
@@ -31,7 +28,7 @@ class RowHeights:
     columns: dict[int, Column]
 
 
-def heights_of(layout: "Layout", row: Row, dots: Mapping[int, int]) -> RowHeights:
+def heights_of(layout: Layout, row: Row, dots: Mapping[int, int]) -> RowHeights:
     """Where the columns of a row stand.
 
     Of layers in one slot that all lead on the middle is on the axis. Where one alone leads to the

@@ -9,9 +9,9 @@ import numpy as np
 from lightning_weightwatch.model.graph import is_layer
 from lightning_weightwatch.views.layer_names import drawable, shortened
 from lightning_weightwatch.views.margins import text_width
-from lightning_weightwatch.views.network_importance import Importance
-from lightning_weightwatch.views.network_layout import Layout
-from lightning_weightwatch.views.network_look import (
+from lightning_weightwatch.views.network.importance import Importance
+from lightning_weightwatch.views.network.layout import Layout
+from lightning_weightwatch.views.network.look import (
     BLOCK,
     DOT,
     FAINT,
@@ -24,8 +24,8 @@ from lightning_weightwatch.views.network_look import (
     draw_sign,
     widths,
 )
-from lightning_weightwatch.views.network_places import Column
-from lightning_weightwatch.views.network_slots import block_of
+from lightning_weightwatch.views.network.places import Column
+from lightning_weightwatch.views.network.slots import block_of
 from lightning_weightwatch.views.png import DPI, VERMILION
 
 if TYPE_CHECKING:

@@ -7,10 +7,10 @@ import numpy as np
 
 from lightning_weightwatch.model.graph import is_layer
 from lightning_weightwatch.views.layer_names import drawable, shortened
-from lightning_weightwatch.views.network_arcs import RADIUS
-from lightning_weightwatch.views.network_edges import Lines
-from lightning_weightwatch.views.network_importance import Importance, dead_dots
-from lightning_weightwatch.views.network_layout import Layout
+from lightning_weightwatch.views.network.arcs import RADIUS
+from lightning_weightwatch.views.network.edges import Lines
+from lightning_weightwatch.views.network.importance import Importance, dead_dots
+from lightning_weightwatch.views.network.layout import Layout
 from lightning_weightwatch.views.png import VERMILION
 
 if TYPE_CHECKING:

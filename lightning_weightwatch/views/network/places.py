@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from lightning_weightwatch.views.png import WIDTH
 
 
@@ -92,3 +95,22 @@ class Band:
     y0: float
     x1: float
     y1: float
+
+
+@dataclass(frozen=True)
+class Arc:
+    """What skips columns.
+
+    Attributes:
+        start: Position of the node that it comes from.
+        end: Position of that to which it goes.
+        rows: That in which it begins and that in which it ends.
+        lanes: (row, lane) of each piece along a row.
+        points: Corners of the way, [n, 2].
+    """
+
+    start: int
+    end: int
+    rows: tuple[int, int]
+    lanes: tuple[tuple[int, int], ...] = ()
+    points: NDArray[np.float64] | None = None

@@ -1,0 +1,1 @@
+"""A diagram of a network: laid out, then drawn."""
