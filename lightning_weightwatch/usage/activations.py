@@ -5,12 +5,12 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
-from types import TracebackType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from lightning_weightwatch.model.hooked import Hooked
 from lightning_weightwatch.model.weights import parametrizations_of
 from lightning_weightwatch.report import Skipped
 from lightning_weightwatch.usage.channel_sums import (
@@ -93,7 +93,7 @@ class LayerActivations:
     histogram: Histogram
 
 
-class Activations:
+class Activations(Hooked):
     """Statistics of the outputs of layers, over every forward pass within the block.
 
     Each output is read as it comes, in blocks, and never kept; a layer that is called several times
@@ -140,27 +140,19 @@ class Activations:
         self._faults: dict[str, str] = {}
         self._axes: dict[int, int] = {}
         self._scratch = Scratch()
-        self._hooks = ExitStack()
 
-    def __enter__(self) -> "Activations":
-        with ExitStack() as hooks:
-            for name, module in self._modules:
-                try:
-                    handle = module.register_forward_hook(partial(self._see, name))
-                except RuntimeError as fault:  # a ScriptModule may refuse
-                    self._faults[name] = f"takes no hook: {fault}"
-                else:
-                    hooks.callback(handle.remove)
-            self._hooks = hooks.pop_all()
-        return self
+    def put_on(self, on: ExitStack) -> None:
+        """Hooks after layers."""
+        on.callback(self._forget_scratch)
+        for name, module in self._modules:
+            try:
+                handle = module.register_forward_hook(partial(self._see, name))
+            except RuntimeError as fault:  # a ScriptModule may refuse
+                self._faults[name] = f"takes no hook: {fault}"
+            else:
+                on.callback(handle.remove)
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        fault: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._hooks.close()
+    def _forget_scratch(self) -> None:
         self._scratch = Scratch()
 
     def _see(self, name: str, module: nn.Module, _: tuple[Any, ...], output: Any) -> None:

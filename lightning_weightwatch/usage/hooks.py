@@ -3,13 +3,13 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
-from types import TracebackType
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from lightning_weightwatch.model.effective import EffectiveWeight, effective_weights
+from lightning_weightwatch.model.hooked import Hooked
 from lightning_weightwatch.model.weights import Weight, matches, non_finite
 from lightning_weightwatch.report import Skipped
 from lightning_weightwatch.usage.activations import Activations, observed_modules
@@ -25,7 +25,7 @@ _QKV = ("q", "k", "v")
 _COMPILED = "it is compiled, and hooks on it would be too"
 
 
-class UsageHooks:
+class UsageHooks(Hooked):
     """Sees how every forward pass within the block uses a model.
 
     No value changes, and the hooks are gone after the block; but while there are hooks,
@@ -97,7 +97,6 @@ class UsageHooks:
                 if matches(name, layers) and id(module) not in without
             ]
         )
-        self._hooks = ExitStack()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -115,22 +114,12 @@ class UsageHooks:
         if self._outputs is not None:
             self._outputs.paused = paused
 
-    def __enter__(self) -> "UsageHooks":
-        with ExitStack() as hooks:
-            hooks.enter_context(self._inputs)
-            hooks.enter_context(self._activations)
-            if self._outputs is not None:
-                hooks.enter_context(self._outputs)
-            self._hooks = hooks.pop_all()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        fault: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._hooks.close()
+    def put_on(self, on: ExitStack) -> None:
+        """Those of inputs, of outputs and of their means."""
+        on.enter_context(self._inputs)
+        on.enter_context(self._activations)
+        if self._outputs is not None:
+            on.enter_context(self._outputs)
 
     def given(self, batch: Any) -> None:
         """Say what the next pass is given, for what comes from the data not to count as dead."""

@@ -4,7 +4,6 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
-from types import TracebackType
 from typing import Any, Literal, get_args
 
 import torch
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from torch.nn.utils.rnn import PackedSequence
 
+from lightning_weightwatch.model.hooked import Hooked
 from lightning_weightwatch.model.weights import Weight
 from lightning_weightwatch.usage.value_cells import CELLS, sampled_cells, size_quantile
 from lightning_weightwatch.values.blocks import has_doubles
@@ -24,7 +24,7 @@ _SHARE = 0.999
 _OF_ATTENTION = ("query", "key", "value")
 
 
-class InputRanges:
+class InputRanges(Hooked):
     """The range of the inputs of each layer, over every forward pass within the block.
 
     Forward pre-hooks look at the first argument of a layer, and at query, key and value together of
@@ -41,7 +41,6 @@ class InputRanges:
         self._faults: dict[str, str] = {}
         self._ends: dict[str, Tensor] = {}
         self._cells: dict[str, Tensor] = {}
-        self._hooks = ExitStack()
         for weight in weights:
             device = weight.parameter.device
             wide = torch.float64 if has_doubles(device) else torch.float32
@@ -49,22 +48,12 @@ class InputRanges:
             self._ends[weight.layer] = torch.full((2,), math.inf, dtype=wide, device=device)
             self._cells[weight.layer] = torch.zeros(CELLS, dtype=torch.int64, device=device)
 
-    def __enter__(self) -> "InputRanges":
-        with ExitStack() as hooks:
-            for name, module in self._modules.items():
-                hook = partial(self._see, name)
-                handle = module.register_forward_pre_hook(hook, with_kwargs=True)
-                hooks.callback(handle.remove)
-            self._hooks = hooks.pop_all()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        fault: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._hooks.close()
+    def put_on(self, on: ExitStack) -> None:
+        """Hooks before layers."""
+        for name, module in self._modules.items():
+            hook = partial(self._see, name)
+            handle = module.register_forward_pre_hook(hook, with_kwargs=True)
+            on.callback(handle.remove)
 
     @torch.no_grad()
     def _see(

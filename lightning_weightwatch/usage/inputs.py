@@ -3,13 +3,13 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
-from types import TracebackType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from lightning_weightwatch.model.hooked import Hooked
 from lightning_weightwatch.model.weights import Weight
 from lightning_weightwatch.usage.met import Args, Kwargs, Seen, home_of, wide
 from lightning_weightwatch.usage.oriented import shape_of
@@ -19,7 +19,7 @@ from lightning_weightwatch.usage.reading import Reader, plain_reader
 ReaderOf = Callable[[Weight], Reader | str]
 
 
-class InputSums:
+class InputSums(Hooked):
     """Σ x² of each input feature j of some weights, over every forward pass within the block.
 
     Hooks add up in float64 (float32 on MPS). They change no value, raise nothing, and are gone
@@ -42,7 +42,6 @@ class InputSums:
         self._places: list[tuple[str, int]] = []
         self._shared: dict[tuple[str, int], int] = {}  # 0 for none, else a place and 1
         self._first_given = WeakTensorKeyDictionary()
-        self._hooks = ExitStack()
         for weight in weights:
             reader = reader_of(weight)
             if isinstance(reader, str):
@@ -55,27 +54,17 @@ class InputSums:
             self._passes[weight.name] = 0
             self._places += [(weight.name, part) for part in range(parts)]
 
-    def __enter__(self) -> "InputSums":
-        with ExitStack() as hooks:
-            for reader, names in self._readers.items():
-                if reader.after:
-                    after = partial(self._after, reader, names)
-                    handle = reader.module.register_forward_hook(after, with_kwargs=True)
-                else:
-                    before = partial(self._before, reader, names)
-                    handle = reader.module.register_forward_pre_hook(before, with_kwargs=True)
-                hooks.callback(handle.remove)
-            self._hooks = hooks.pop_all()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        fault: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._hooks.close()
-        self._first_given.clear()
+    def put_on(self, on: ExitStack) -> None:
+        """Hooks before and after layers."""
+        on.callback(self._first_given.clear)
+        for reader, names in self._readers.items():
+            if reader.after:
+                after = partial(self._after, reader, names)
+                handle = reader.module.register_forward_hook(after, with_kwargs=True)
+            else:
+                before = partial(self._before, reader, names)
+                handle = reader.module.register_forward_pre_hook(before, with_kwargs=True)
+            on.callback(handle.remove)
 
     def given(self, tensors: Iterable[Tensor]) -> None:
         """Say what the next pass is given from outside, no layer."""
@@ -193,7 +182,7 @@ class InputSums:
         return "" if finite else "its inputs are not finite"
 
 
-class InputNorms:
+class InputNorms(Hooked):
     """‖X_j‖₂ of each input feature j of some weights, over every forward pass within the block.
 
     Forward pre-hooks add up the squares in float64 (float32 on MPS). They change no value and are
@@ -229,17 +218,9 @@ class InputNorms:
     def __init__(self, weights: Sequence[Weight]) -> None:
         self._sums = InputSums(weights, plain_reader)
 
-    def __enter__(self) -> "InputNorms":
-        self._sums.__enter__()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        fault: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._sums.__exit__(kind, fault, trace)
+    def put_on(self, on: ExitStack) -> None:
+        """Hooks before and after layers."""
+        on.enter_context(self._sums)
 
     def merge(self, reduce: Callable[[Tensor], Tensor]) -> None:
         """Put together what several processes have seen.

@@ -3,12 +3,12 @@
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
-from types import TracebackType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from lightning_weightwatch.model.hooked import Hooked
 from lightning_weightwatch.model.weights import Weight
 from lightning_weightwatch.usage.met import Convolution, TransposedConvolution, home_of, wide
 from lightning_weightwatch.usage.oriented import shape_of
@@ -16,7 +16,7 @@ from lightning_weightwatch.usage.oriented import shape_of
 _WITHIN = ("attention", "rnn", "bilinear", "norm", "other", "bias")
 
 
-class OutputMeans:
+class OutputMeans(Hooked):
     """The mean output z of each neuron of some layers, over every forward pass within the block.
 
     Over samples and positions, before what follows the layer. What a layer gives is seen only if
@@ -35,7 +35,6 @@ class OutputMeans:
         self._axes: dict[str, int] = {}
         self._sums: dict[str, Tensor] = {}
         self._unseen: dict[str, str] = {}
-        self._hooks = ExitStack()
         for weight in weights:
             if weight.kind in _WITHIN or weight.parameter.dim() < 2:
                 what = type(weight.module).__name__
@@ -51,21 +50,10 @@ class OutputMeans:
                 groups * outputs + 1, dtype=wide(device), device=device
             )
 
-    def __enter__(self) -> "OutputMeans":
-        with ExitStack() as hooks:
-            for name, module in self._modules.items():
-                handle = module.register_forward_hook(partial(self._add, name))
-                hooks.callback(handle.remove)
-            self._hooks = hooks.pop_all()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        fault: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._hooks.close()
+    def put_on(self, on: ExitStack) -> None:
+        """Hooks after layers."""
+        for name, module in self._modules.items():
+            on.callback(module.register_forward_hook(partial(self._add, name)).remove)
 
     @torch.no_grad()
     def _add(self, name: str, module: nn.Module, _: Any, output: Any) -> None:

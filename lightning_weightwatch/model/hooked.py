@@ -1,0 +1,36 @@
+"""What has its hooks on modules within a block, and at no other time."""
+
+from abc import ABC, abstractmethod
+from contextlib import ExitStack
+from types import TracebackType
+from typing import TypeVar
+
+Self = TypeVar("Self", bound="Hooked")
+
+
+class Hooked(ABC):
+    """A context manager; where putting hooks on fails half-way, none stays."""
+
+    _on: ExitStack
+
+    @abstractmethod
+    def put_on(self, on: ExitStack) -> None:
+        """Put hooks on modules.
+
+        Args:
+            on: Gets what takes them off.
+        """
+
+    def __enter__(self: Self) -> Self:
+        with ExitStack() as on:
+            self.put_on(on)
+            self._on = on.pop_all()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        fault: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._on.close()
