@@ -214,7 +214,7 @@ def _items(layout: Layout, known: Mapping[int, Importance]) -> list[tuple[float,
             (
                 _DOT,
                 dot("white", VERMILION),
-                "dead (a ring: half of them)" if max(grouped) > 1 else "dead",
+                "dead (filled: half of its neurons)" if max(grouped) > 1 else "dead",
             )
         )
     if any(
