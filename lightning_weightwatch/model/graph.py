@@ -13,6 +13,7 @@ from lightning_weightwatch.model.running import (
     CannotRun,
     Run,
     device_of,
+    dtype_of,
     has_forward,
     run_on_batch,
     to_device,
@@ -139,7 +140,7 @@ def trace(model: nn.Module, batch: Any, *, run: Run | None = None) -> Graph:
         return _followed(on_meta(model), batch_on_meta(batch), run)
     except Exception:  # whatever a model does that needs values
         running = model if forward else copied(model)  # a step may change anything
-        return _followed(running, to_device(batch, device_of(model)), run)
+        return _followed(running, to_device(batch, device_of(model), dtype_of(model)), run)
 
 
 def _followed(model: nn.Module, batch: Any, run: Run) -> Graph:

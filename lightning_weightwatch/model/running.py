@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.nn.utils.rnn import PackedSequence
 
 from lightning_weightwatch.model.own_data import own_data_kept
+from lightning_weightwatch.model.weights import clean_name
 
 #: Runs a model on a batch: for models whose arguments cannot be told from the batch.
 Run = Callable[[nn.Module, Any], Any]
@@ -49,7 +51,7 @@ def run_on_batch(model: nn.Module, batch: Any, steps: tuple[str, ...] = _STEPS) 
     Raises:
         CannotRun: If the model has nothing to run, or a batch does not fit.
     """
-    batch = to_device(batch, device_of(model))
+    batch = to_device(batch, device_of(model), dtype_of(model))
     if has_forward(model):
         args, kwargs = arguments_of(model, batch)
         return model(*args, **kwargs)
@@ -86,8 +88,14 @@ def has_forward(model: nn.Module) -> bool:
 
 
 def step_of(model: nn.Module, steps: tuple[str, ...] = _STEPS) -> str | None:
-    """Which of `steps` is run in place of a missing `forward`; None where it has none of them."""
-    return next((name for name in steps if _overridden(model, name)), None)
+    """Which of `steps` is run in place of a missing `forward`; None where it has none of them.
+
+    A training step that steps optimizers itself is the last choice: it cannot be run.
+    """
+    there = [name for name in steps if _overridden(model, name)]
+    if not getattr(model, "automatic_optimization", True):
+        there.sort(key=lambda name: name == "training_step")
+    return there[0] if there else None
 
 
 def arguments_of(model: nn.Module, batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -175,22 +183,34 @@ def device_of(model: nn.Module) -> torch.device:
     return torch.device("cpu") if first is None else first.device
 
 
-def to_device(batch: Any, device: torch.device) -> Any:
-    """A batch with its tensors on a device; arrays become tensors, floats of the default dtype."""
+def dtype_of(model: nn.Module) -> torch.dtype:
+    """That of the first parameter of floats; torch's default for a model without any."""
+    floats = (each.dtype for each in model.parameters() if each.is_floating_point())
+    return next(floats, torch.get_default_dtype())
+
+
+def to_device(batch: Any, device: torch.device, dtype: torch.dtype | None = None) -> Any:
+    """A batch with its tensors on a device; arrays become tensors, those of floats of a dtype.
+
+    Args:
+        batch: Anything; mappings, lists and tuples are looked into.
+        device: Where to; what has no values goes nowhere.
+        dtype: Of arrays of floats; None for torch's default.
+    """
     if isinstance(batch, np.ndarray):
         made = torch.from_numpy(batch)
-        floats = made.to(torch.get_default_dtype()) if made.is_floating_point() else made
-        return floats.to(device)
+        wanted = (dtype or torch.get_default_dtype()) if made.is_floating_point() else made.dtype
+        return made.to(device, wanted)
     if isinstance(batch, Tensor):
-        return batch if batch.is_meta else batch.to(device)  # without values it goes nowhere
+        return batch if batch.is_meta else batch.to(device)
     if isinstance(batch, Mapping):
-        return {key: to_device(value, device) for key, value in batch.items()}
+        return {key: to_device(value, device, dtype) for key, value in batch.items()}
     if isinstance(batch, PackedSequence):  # a tuple, part of which stays on the CPU
         return batch.to(device)  # type: ignore[arg-type]
     if isinstance(batch, tuple) and hasattr(batch, "_fields"):
-        return type(batch)(*(to_device(part, device) for part in batch))
+        return type(batch)(*(to_device(part, device, dtype) for part in batch))
     if isinstance(batch, list | tuple):
-        return type(batch)(to_device(part, device) for part in batch)
+        return type(batch)(to_device(part, device, dtype) for part in batch)
     return batch.to(device) if callable(getattr(batch, "to", None)) else batch
 
 
@@ -198,9 +218,16 @@ def to_device(batch: Any, device: torch.device) -> Any:
 def without_a_trace(model: nn.Module) -> Iterator[None]:
     """Evaluation mode without gradients, after which all is as before, also after an exception.
 
-    That is: the modes of all modules, their buffers, the random numbers of Python, numpy and torch;
-    and after an exception the collections that modules keep.
+    That is: the modes of all modules, their buffers, the embeddings that looking up rescales, the
+    random numbers of Python, numpy and torch; and after an exception the collections that modules
+    keep.
+
+    Raises:
+        CannotRun: For lazy parameters, to which a run would give their shapes.
     """
+    lazy = next((name for name, each in model.named_parameters() if is_lazy(each)), None)
+    if lazy is not None:
+        raise CannotRun(f"{clean_name(lazy)} is lazy: run the model on a batch once before")
     modes = [(module, module.training) for module in model.modules()]
     buffers = [
         (module, name, buffer, None if buffer.is_meta else buffer.detach().clone())
@@ -208,8 +235,14 @@ def without_a_trace(model: nn.Module) -> Iterator[None]:
         for name, buffer in module._buffers.items()
         if buffer is not None
     ]
+    rescaled = [
+        (module.weight, module.weight.detach().clone())
+        for module, _ in modes
+        if isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.max_norm is not None
+    ]
     with ExitStack() as after:
         after.callback(_restore_modes, modes)
+        after.callback(_restore_weights, rescaled)
         after.callback(_restore_buffers, buffers)
         after.enter_context(_own_random_numbers(model))
         after.enter_context(own_data_kept(model))
@@ -222,6 +255,13 @@ def without_a_trace(model: nn.Module) -> Iterator[None]:
 def _restore_modes(modes: Sequence[tuple[nn.Module, bool]]) -> None:
     for module, mode in modes:
         module.training = mode
+
+
+def _restore_weights(weights: Sequence[tuple[Tensor, Tensor]]) -> None:
+    with torch.no_grad():
+        for weight, before in weights:
+            if not weight.is_meta and not torch.equal(weight, before):
+                weight.copy_(before)
 
 
 def _restore_buffers(

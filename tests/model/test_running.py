@@ -189,3 +189,37 @@ def test_a_training_step_that_would_train_is_refused() -> None:
 
     with pytest.raises(CannotRun, match="training_step of Manual would train"):
         run_on_batch(Manual(), (X, Y))
+
+
+def test_a_step_that_can_be_run_comes_before_one_that_would_train() -> None:
+    class Manual(Stepping):
+        def __init__(self) -> None:
+            super().__init__()
+            self.automatic_optimization = False
+
+        def validation_step(self, batch: Any, batch_idx: int) -> Tensor:
+            return self.layer(batch[0]).sum() + 1  # type: ignore[no-any-return]
+
+    module = Manual()
+    assert torch.equal(run_on_batch(module, (X, Y)), module.layer(X).sum() + 1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.float32])
+def test_arrays_of_floats_get_the_dtype_of_the_model(dtype: torch.dtype) -> None:
+    model = nn.Linear(3, 1).to(dtype)
+    assert run_on_batch(model, np.ones((2, 3))).dtype == dtype
+
+
+def test_embeddings_that_a_lookup_rescales_are_put_back() -> None:
+    model = nn.Embedding(5, 3, max_norm=0.1)
+    before = model.weight.detach().clone()
+    with without_a_trace(model):
+        model(torch.arange(5))
+        assert not torch.equal(model.weight, before)
+    assert torch.equal(model.weight, before)
+
+
+def test_a_lazy_model_is_not_given_its_shapes() -> None:
+    model = nn.Sequential(nn.LazyLinear(2))
+    with pytest.raises(CannotRun, match=r"0\.weight is lazy"), without_a_trace(model):
+        model(X)

@@ -15,6 +15,7 @@ from lightning_weightwatch.model.running import (
     CannotRun,
     Run,
     device_of,
+    dtype_of,
     has_forward,
     run_on_batch,
     step_of,
@@ -51,7 +52,7 @@ class Given:
 
         Those of a batch that was made in inference mode are not; their copies are.
         """
-        batch = to_device(self.batch, device_of(model))
+        batch = to_device(self.batch, device_of(model), dtype_of(model))
         inference = any(tensor.is_inference() for tensor in tensors_of(batch))
         return replace(self, batch=copy.deepcopy(batch) if inference else batch)
 
