@@ -4,10 +4,12 @@ import math
 from abc import abstractmethod
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
+from itertools import takewhile
 from typing import Any
 
 from lightning_weightwatch.callbacks._lightning import LightningModule, Trainer, TrainerFn
 from lightning_weightwatch.callbacks.epoch_mean import scalars_on
+from lightning_weightwatch.callbacks.keys import TrainerConfigurationError
 from lightning_weightwatch.callbacks.monitor import EpochMonitor
 from lightning_weightwatch.callbacks.ranks import TrainerRanks
 from lightning_weightwatch.model.batch_size import known_batch_size
@@ -53,12 +55,13 @@ class Listening:
         if self.on and self.hooks is not None:
             self.hooks.given(batch)
 
-    def heard(self, batch: Any) -> None:
+    def heard(self, batch: Any, *, is_last: bool) -> None:
         """Count a batch, and take the hooks off after the last one."""
         if self.on:
             self.batches += 1
             self.samples += known_batch_size(batch) or 1
-            if self.num_batches is not None and self.batches >= self.num_batches:
+            enough = self.num_batches is not None and self.batches >= self.num_batches
+            if enough or is_last:
                 self.stop()
 
     def stop(self) -> None:
@@ -104,23 +107,38 @@ class ListeningMonitor(EpochMonitor):
     def _reset(self) -> None:
         super()._reset()
         self._listening = Listening(self.num_batches)
-        self._trained_in: int | None = None
+        self._listened_in: int | None = None
+        self._validated = 0
 
     @abstractmethod
     def hooks(self, pl_module: LightningModule) -> UsageHooks:
         """What listens to the model."""
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Refuse to be behind a callback that exchanges the weights for a validation.
+
+        Raises:
+            TrainerConfigurationError: For that, and see `KeyedCallback.setup`.
+        """
+        super().setup(trainer, pl_module, stage)
+        before = takewhile(lambda each: each is not self, trainer.callbacks)  # type: ignore[attr-defined]
+        for other in before if stage == "fit" else ():
+            if any(base.__name__ == "WeightAveraging" for base in type(other).__mro__):
+                raise TrainerConfigurationError(
+                    f"{type(other).__name__} is listed before {type(self).__name__}: it puts its "
+                    "averaged weights away before they are looked at. List it after"
+                )
+
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Listen, from the first of the last batches on, if no validation follows them."""
-        if self._trained_in != trainer.current_epoch and super()._due(trainer):
+        """Listen, from the first of the last batches on, if no validation is listened to."""
+        if self._listened_in != trainer.current_epoch and super()._due(trainer):
             end = epoch_end(trainer, batch_idx)
-            if not validates_before(trainer, end) and among_the_last(
+            if not validates_before(trainer, batch_idx, end) and among_the_last(
                 batch_idx, end, self.num_batches
             ):
-                self._trained_in = trainer.current_epoch
-                self._listen(pl_module)
+                self._listen(trainer, pl_module)
         self._tell(batch)
 
     def on_train_batch_end(
@@ -128,12 +146,14 @@ class ListeningMonitor(EpochMonitor):
     ) -> None:
         """Count the batch."""
         with self._guarded("could not count a batch"):
-            self._listening.heard(batch)
+            is_last = batch_idx + 1 >= trainer.num_training_batches
+            self._listening.heard(batch, is_last=is_last)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Listen, if this validation is due."""
         if in_a_fit(trainer) and super()._due(trainer):
-            self._listen(pl_module)
+            self._validated = 0
+            self._listen(trainer, pl_module)
 
     def on_validation_batch_start(
         self,
@@ -156,10 +176,13 @@ class ListeningMonitor(EpochMonitor):
         dataloader_idx: int = 0,
     ) -> None:
         """Count the batch."""
+        self._validated += 1
         with self._guarded("could not count a batch"):
-            self._listening.heard(batch)
+            is_last = self._validated >= sum(trainer.num_val_batches)
+            self._listening.heard(batch, is_last=is_last)
 
-    def _listen(self, pl_module: LightningModule) -> None:
+    def _listen(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._listened_in = trainer.current_epoch
         with self._guarded("could not listen to the model"):
             self._listening.start(lambda: beside_fused_layers(pl_module, self.hooks(pl_module)))
 
@@ -212,18 +235,26 @@ def epoch_end(trainer: Trainer, batch_idx: int) -> float:
     end = float(trainer.num_training_batches)
     if trainer.max_steps > 0:
         steps = trainer.max_steps - trainer.global_step
-        end = min(end, batch_idx + steps * trainer.accumulate_grad_batches)
+        if trainer.lightning_module.automatic_optimization:
+            end = min(end, batch_idx + steps * trainer.accumulate_grad_batches)
+        else:  # it may step each of its optimizers in a batch
+            end = min(end, batch_idx + math.ceil(steps / max(len(trainer.optimizers), 1)))
     return end
 
 
-def validates_before(trainer: Trainer, end: float) -> bool:
-    """Whether this epoch has a validation before it ends, as far as its settings tell."""
+def validates_before(trainer: Trainer, batch_idx: int, end: float) -> bool:
+    """Whether this epoch has a validation yet to come before it ends, as far as can be told.
+
+    One by the clock cannot. If it comes after all, it is listened to in its turn.
+    """
     every, epochs = trainer.val_check_batch, trainer.check_val_every_n_epoch
-    if not trainer.enable_validation:
+    if not trainer.enable_validation or every is None:
         return False
-    if epochs is None or every is None:  # every so many batches of the fit, or by the clock
-        return True
-    return (trainer.current_epoch + 1) % epochs == 0 and (math.isinf(every) or every <= end)
+    if epochs is None:  # every so many batches of the fit
+        done = trainer.fit_loop.total_batch_idx
+        return math.isinf(end) or (done + end - batch_idx) // every > done // every
+    reached = math.isinf(end) if math.isinf(every) else every <= end
+    return (trainer.current_epoch + 1) % epochs == 0 and reached
 
 
 def among_the_last(batch_idx: int, end: float, num_batches: int | None) -> bool:

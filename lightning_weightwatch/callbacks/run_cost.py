@@ -6,23 +6,29 @@ from typing import Any
 from lightning_weightwatch.callbacks._lightning import LightningModule, Trainer
 from lightning_weightwatch.callbacks.epoch_mean import scalars_on
 from lightning_weightwatch.model.batch_size import known_batch_size
-from lightning_weightwatch.model.running import CannotRun
-from lightning_weightwatch.usage.flops.count import count_flops, count_training_step
+from lightning_weightwatch.usage.flops.count import count_without_values
 from lightning_weightwatch.usage.flops.report import FlopReport
 
 
 class RunCost:
-    """Counts a training step once, and then samples: of training and of validation.
-
-    Samples of other lengths than those of the first batch cost as much as these.
+    """Counts a batch, and takes every sample, of training and of validation, to cost as much.
 
     Attributes:
-        report: Of the first batch; None before it, and where it could not be counted.
+        report: Of the batch that was counted last; None where none could be.
+        processes: How many share the fit.
+        batches: How many batches this process has trained on, since it counts.
     """
 
     def __init__(self) -> None:
         self.report: FlopReport | None = None
-        self._trained = self._validated = 0
+        self.processes = 1
+        self.batches = 0
+        self._flops = 0.0
+        self._trainable: tuple[bool, ...] | None = None
+
+    def is_outdated(self, module: LightningModule) -> bool:
+        """Whether nothing was counted yet, or other parameters are trained since."""
+        return self._trainable != _trainable(module)
 
     def count(self, module: LightningModule, batch: Any) -> None:
         """Count a training step of this batch, or three forward passes where it cannot be.
@@ -30,46 +36,56 @@ class RunCost:
         Raises:
             CannotRun: If neither can be counted.
         """
-        try:
-            self.report = count_training_step(module, batch)
-        except CannotRun:
-            self.report = count_flops(module, batch)
+        self._trainable = _trainable(module)
+        self.report = count_without_values(module, batch)
 
     def trained(self, batch: Any) -> None:
         """A batch was trained on."""
-        self._trained += known_batch_size(batch) or 1
+        self.batches += 1
+        if self.report is not None:
+            samples = known_batch_size(batch) or 1
+            self._flops += samples * self.report.training_step / self.report.batch_size
 
     def validated(self, batch: Any) -> None:
         """A batch was validated on."""
-        self._validated += known_batch_size(batch) or 1
+        if self.report is not None:
+            self._flops += self.report.inference(known_batch_size(batch) or 1)
 
     def so_far(self, trainer: Trainer) -> float:
-        """The operations of all processes; NaN where a step could not be counted. A collective."""
-        mine = math.nan
-        if self.report is not None:
-            per_sample = self.report.training_step / self.report.batch_size
-            mine = self._trained * per_sample + self.report.inference(self._validated)
+        """The operations of all processes; NaN where none could be counted. A collective."""
+        mine = math.nan if self.report is None else self._flops
         total = trainer.strategy.reduce(scalars_on(trainer, [mine]), reduce_op="sum")
         return float(total)
 
-    def state(self) -> dict[str, int]:
-        """Plain numbers to go on from."""
-        return {"trained": self._trained, "validated": self._validated}
+    def saved(self, trainer: Trainer, so_far: float) -> float:
+        """About how many operations an early end saved; 0 for a fit that ended as it was to."""
+        left = batches_left(trainer)
+        return so_far / self.batches * left if self.batches and left > 0 else 0.0
 
-    def restore(self, state: dict[str, int]) -> None:
+    def state(self) -> dict[str, float]:
+        """Plain numbers to go on from, also on another number of processes."""
+        return {"flops": self._flops * self.processes, "batches": self.batches}
+
+    def restore(self, state: dict[str, float]) -> None:
         """Go on from `state()`."""
-        self._trained, self._validated = state["trained"], state["validated"]
+        self._flops = state["flops"] / self.processes
+        self.batches = int(state["batches"])
 
 
-def share_left(trainer: Trainer) -> float:
-    """How much of its planned batches a fit left out, as a multiple of those it ran.
+def _trainable(module: LightningModule) -> tuple[bool, ...]:
+    return tuple(parameter.requires_grad for parameter in module.parameters())
 
-    0 for a fit without an end that was planned.
+
+def batches_left(trainer: Trainer) -> float:
+    """How many batches of training a fit that was stopped has left out; 0 where none was planned.
+
+    Planned are `max_epochs` epochs of a known length. Where `max_steps` or a Timer set an end, too,
+    it is not told which of them would have come first.
     """
-    done, batches = trainer.fit_loop.total_batch_idx + 1, float(trainer.num_training_batches)
-    planned = math.inf
-    if trainer.max_epochs is not None and trainer.max_epochs > 0:
-        planned = trainer.max_epochs * batches
-    if trainer.max_steps > 0:
-        planned = min(planned, trainer.max_steps * trainer.accumulate_grad_batches)
-    return max(planned / done - 1, 0.0) if math.isfinite(planned) and done > 0 else 0.0
+    batches, epochs = float(trainer.num_training_batches), trainer.max_epochs
+    timed = any(hasattr(each, "time_remaining") for each in trainer.callbacks)  # type: ignore[attr-defined]
+    planned = epochs is not None and epochs > 0 and math.isfinite(batches)
+    if not trainer.should_stop or not planned or trainer.max_steps > 0 or timed:
+        return 0.0
+    assert epochs is not None
+    return max(epochs * batches - (trainer.fit_loop.total_batch_idx + 1), 0.0)

@@ -7,13 +7,12 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
 from lightning_weightwatch.callbacks._lightning import LightningModule, Trainer, rank_zero_info
-from lightning_weightwatch.callbacks.dashboard import Pin
 from lightning_weightwatch.callbacks.listening import ListeningMonitor, in_a_fit
 from lightning_weightwatch.callbacks.monitor import when
 from lightning_weightwatch.callbacks.patterns import check_matches, checked_patterns
-from lightning_weightwatch.callbacks.run_cost import RunCost, share_left
+from lightning_weightwatch.callbacks.run_cost import RunCost
 from lightning_weightwatch.model.compiled import compiled_modules
-from lightning_weightwatch.model.graph import Graph, trace
+from lightning_weightwatch.model.graph import Graph, trace_without_values
 from lightning_weightwatch.model.running import CannotRun
 from lightning_weightwatch.model.weights import Weight, walk
 from lightning_weightwatch.report import Report
@@ -48,21 +47,23 @@ class WeightUsageMonitor(ListeningMonitor):
     | `weightwatch/effective_weights_share` | effective weights, of all weights              |
     | `weightwatch/low_contribution_share`  | weights below 1 % of the mean of their layer   |
     | `weightwatch/top90_share`             | weights that carry 90 % of the importance      |
-    | `weightwatch/dead_channels`           | channels between layers that gave only 0 (alarm) |
-    | `weightwatch/dead_channels_share`     | those of all channels between layers (alarm)   |
+    | `weightwatch/dead_channels`           | channels of layers that were always 0 (alarm)  |
+    | `weightwatch/dead_channels_share`     | those of all channels that are read so (alarm) |
     | `weightwatch/zero_activations_share`  | zeros of all that modules gave                 |
     | `weightwatch/run_flops`               | floating-point operations of the fit so far    |
 
     A layer has as many effective weights as weights of one importance would have the same entropy.
-    A dead channel was 0 for all samples and positions that were seen.
+    A dead channel of a layer was 0 for all samples and positions where the layer that ran next read
+    it; a flattened one counts once. Neither the data count as channels, nor what is joined (`cat`)
+    or split before it is read: there may be more dead ones than that.
 
     A model that uses few of its weights may be too large, or may have learnt a simple thing well;
     many zeros are what ReLU is for. `run_flops` is of training and validation, on all processes,
-    and follows from a count of the first batch: 1 multiply-add is 2 operations, a training step is
-    3 forward passes, samples of another length count as those of the first batch. It is absent
-    where that batch could not be counted.
+    and follows from a count of the first batch, on a copy of the model without values: 1
+    multiply-add is 2 operations, a training step is 3 forward passes, samples of another length
+    count as those of the first batch. It is absent where the copy does not run.
 
-    Logged, but not to be monitored: for each layer, with up to 64 of them,
+    Logged, but not to be monitored: for each layer and module, with up to 64 of them,
     `weightwatch-effective_share/007_encoder.0`, `weightwatch-dead_inputs/007_encoder.0`, and of
     what modules gave `weightwatch-activation_std/007_encoder.0` and
     `weightwatch-activation_zeros/007_encoder.0`; histograms
@@ -98,8 +99,9 @@ class WeightUsageMonitor(ListeningMonitor):
         "low_contribution_share": "share of weights below 1 % of the mean importance of their "
         "layer",
         "top90_share": "share of weights that carry 90 % of the importance of their layer",
-        "dead_channels": "channels between layers that were 0 for all samples and positions",
-        "dead_channels_share": "share of channels between layers that were always 0",
+        "dead_channels": "channels of layers that were always 0 where the layer that ran next "
+        "reads them",
+        "dead_channels_share": "share of those of all channels that are read so",
         "zero_activations_share": "share of zeros in what layers gave",
         "run_flops": "floating-point operations of training and validation so far: 2 for a "
         "multiply-add, 3 forward passes for a training step",
@@ -161,25 +163,37 @@ class WeightUsageMonitor(ListeningMonitor):
         check_matches("layers", self.layers, list(dict.fromkeys(names)))
         super().on_fit_start(trainer, pl_module)
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Start anew, unless the same Trainer goes on with a fit; how many processes there are.
+
+        Raises:
+            TrainerConfigurationError: See `ListeningMonitor.setup`.
+        """
+        super().setup(trainer, pl_module, stage)
+        self._run.processes = trainer.world_size
+
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Count the batch; of the first, once no parameter is lazy any more, what it costs."""
+        """Count the batch; before, once no parameter is lazy any more, what one costs."""
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+        if not self._looked_at_a_batch or batch_idx == 0:
+            self._look_at(trainer, pl_module, batch)
         with self._guarded("could not count a batch"):
             self._run.trained(batch)
-        if not self._looked_at_a_batch:
-            self._looked_at_a_batch = True
-            self._look_at(trainer, pl_module, batch)
 
     def _look_at(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> None:
-        """What a step costs, and what feeds what: of copies without values."""
-        if self.flops:
+        """What a step costs, and what feeds what: of copies without values, which change nothing.
+
+        Again when other parameters are trained than before.
+        """
+        if self.flops and self._run.is_outdated(pl_module):
             with self._named_limit("does not count operations"):
                 self._run.count(pl_module, batch)
-        if self.publisher.takes_figures(trainer):
+        if not self._looked_at_a_batch and self.publisher.takes_figures(trainer):
             with self._named_limit("does not draw the network"):
-                self._graph = trace(pl_module, batch)
+                self._graph = trace_without_values(pl_module, batch)
+        self._looked_at_a_batch = True
 
     @contextmanager
     def _named_limit(self, what: str) -> Iterator[None]:
@@ -253,6 +267,8 @@ class WeightUsageMonitor(ListeningMonitor):
     def publish_histograms(self, trainer: Trainer, report: Report, step: int) -> None:
         """What modules gave."""
         assert isinstance(report, UsageReport)
+        if len(report.activations) > MAX_LAYER_CHARTS:
+            return
         for given in report.activations:
             if given.count:
                 sums = (given.mean * given.count, given.std**2 * given.count, math.nan, math.nan)
@@ -287,15 +303,12 @@ class WeightUsageMonitor(ListeningMonitor):
         """Say what the run has cost, and what was saved if it ended early."""
         super().on_train_end(trainer, pl_module)
         with self._guarded("could not say what the run has cost"):
-            cost = run_sentence(self._run.so_far(trainer), share_left(trainer))
+            spent = self._run.so_far(trainer)
+            cost = run_sentence(spent, self._run.saved(trainer, spent))
             if cost:
                 rank_zero_info(f"WeightUsageMonitor: {cost}")
             if isinstance(self.report, UsageReport) and self.history:
                 self._write_page(trainer, self.report, cost)
-
-    def pins(self) -> list[Pin]:
-        """How much of the model is used, and a picture of it."""
-        return [("scalars", "effective_weights_share"), ("images", "network")]
 
     def _state(self) -> dict[str, Any]:
         return {**super()._state(), "run": self._run.state()}

@@ -65,7 +65,7 @@ class Given:
         model = self.made_by(**self.arguments)
         if not isinstance(model, nn.Module):
             kind = type(model).__name__
-            raise Refusal(f"{self.target} returned a {kind}, and must return an nn.Module")
+            raise Refusal(f"{self.target} returned a value of type {kind}, not an nn.Module")
         return model
 
 

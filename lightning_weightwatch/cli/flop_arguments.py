@@ -71,7 +71,8 @@ def add_view(parser: ArgumentParser) -> None:
         type=integer_from_1,
         default=5,
         metavar="N",
-        help="hot spots: so many modules by FLOPs, so many by parameters (default: 5)",
+        help="hot spots: so many modules by FLOPs, so many by parameters; in the figure at most 16"
+        " (default: 5)",
     )
     group.add_argument(
         "--steps",

@@ -4,6 +4,7 @@ import math
 import traceback
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -54,8 +55,9 @@ def run_flops(options: Namespace) -> None:
         raise Refusal("--device is for --profile: to count, nothing is run")
     if options.device == "meta":
         raise Refusal("--device meta: nothing that takes time runs there")
+    places = {name: _whole_path(target) for name, target in targets.items()}
     with users_code(options.model, arguments) as given:
-        check_targets(given.file, targets)  # the module of an import path
+        check_targets(given.file, places)  # the module of an import path
         report, shapes = _counted(given, inputs, options)
     title = f"{options.model} on {shapes}"
     if options.profile:
@@ -76,12 +78,17 @@ def run_flops(options: Namespace) -> None:
                 options.markdown,
                 lambda: f"# {escape_markdown(title)}\n\n{flop_markdown(report, **more)}\n",
             ),
-            (options.figure, lambda: _picture(report, options.figure, title)),
+            (options.figure, lambda: _picture(report, options.figure, title, options.top)),
         ],
         lambda width: flop_view(report, title, width, depth=options.depth, **more),
     )
     if options.figure is not None and STDOUT not in targets.values():
         show(lambda _: Text(f"\nThe hot spots are in {one_line(options.figure)}.", overflow="fold"))
+
+
+def _whole_path(target: str | None) -> str | None:
+    """From the root on: the code of a model may go to another folder."""
+    return target if target in (None, STDOUT) else str(Path.cwd() / str(target))
 
 
 def _counted(given: Given, inputs: Sequence[Input], options: Namespace) -> tuple[FlopReport, str]:
@@ -176,13 +183,13 @@ def _json(report: FlopReport, options: Namespace, settings: dict[str, Any]) -> s
     return json_text(report, options.model, settings, "modules", more)
 
 
-def _picture(report: FlopReport, target: str, title: str) -> bytes:
+def _picture(report: FlopReport, target: str, title: str, top: int) -> bytes:
     """The figure in the format that the name of its file says.
 
     Raises:
         Refusal: If there is nothing to draw.
     """
-    figure = flop_figure(report, title=title)
+    figure = flop_figure(report, top=top, title=title)
     if figure is None:
         raise Refusal(f"--figure {target}: no FLOPs and no parameters to draw")
     return picture_bytes(figure, target)

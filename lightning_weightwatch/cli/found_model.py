@@ -5,6 +5,7 @@ import difflib
 import importlib
 import importlib.util
 import inspect
+import os
 import sys
 import types
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,7 +26,7 @@ def users_code(target: str, arguments: Mapping[str, Any]) -> Iterator[Given]:
     """Find a model by its path; within the block its code runs as in a Python process of its own.
 
     The current folder, and that of the file, are on the path of imports. What the code prints goes
-    to stderr, since stdout may hold a file.
+    to stderr, since stdout may hold a file. After the block the current folder is what it was.
 
     Args:
         target: `package.module:Name`, `package.module.Name` or `file.py:Name`.
@@ -34,10 +35,10 @@ def users_code(target: str, arguments: Mapping[str, Any]) -> Iterator[Given]:
     Raises:
         Refusal: If it is not there, or is nothing that a model can be made of.
     """
-    before = list(sys.path)
+    before, folder = list(sys.path), Path.cwd()
     place, name = _split(target)
     file = Path(place) if place.endswith(_SUFFIX) else None
-    sys.path.insert(0, str(Path.cwd()))
+    sys.path.insert(0, str(folder))
     if file is not None:
         sys.path.insert(0, str(file.resolve().parent))
     try:
@@ -49,6 +50,8 @@ def users_code(target: str, arguments: Mapping[str, Any]) -> Iterator[Given]:
                     yield _given(target, module, name.split(".") if name else [], arguments)
     finally:
         sys.path[:] = before
+        with contextlib.suppress(OSError):
+            os.chdir(folder)
 
 
 def _split(target: str) -> tuple[str, str]:

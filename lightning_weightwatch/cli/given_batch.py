@@ -25,16 +25,21 @@ class Input:
         text: As it was given.
         name: Of the parameter that it is for; None for one by its position.
         shape: Its sizes, the batch first.
-        dtype: Of its values: integers and truth values are all 0, others normally distributed.
+        given_dtype: Of its values; None for torch's default once the code of the model has run.
     """
 
     text: str
     name: str | None
     shape: tuple[int, ...]
-    dtype: torch.dtype
+    given_dtype: torch.dtype | None
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of its values."""
+        return self.given_dtype or torch.get_default_dtype()
 
     def made(self, device: torch.device) -> Tensor:
-        """The tensor.
+        """The tensor: integers and truth values are all 0, others normally distributed.
 
         Raises:
             Refusal: If there is no room for it.
@@ -71,10 +76,10 @@ def parsed_inputs(texts: Sequence[str]) -> list[Input]:
 def _parsed(text: str) -> Input:
     name, equals, rest = text.rpartition("=")
     sizes, colon, kind = rest.partition(":")
-    dtype = getattr(torch, kind, None) if colon else torch.get_default_dtype()
+    dtype = getattr(torch, kind, None) if colon else None
     if equals and not name.isidentifier():
         raise Refusal(f"--input {text}: {_EXPECTED}")
-    if not isinstance(dtype, torch.dtype):
+    if colon and not isinstance(dtype, torch.dtype):
         raise Refusal(f"--input {text}: {kind!r} is no dtype. There are: {_DTYPES}, ...")
     shape = [int(size) if size.strip().isdecimal() else 0 for size in sizes.split(",")]
     if min(shape) < 1:

@@ -1,6 +1,7 @@
 """The layers of a model and what feeds what, as they run: branches, skips and residuals too."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
@@ -19,7 +20,7 @@ from lightning_weightwatch.model.running import (
     to_device,
     without_a_trace,
 )
-from lightning_weightwatch.model.trace_steps import StepKind
+from lightning_weightwatch.model.trace_steps import StepKind, Wiring
 from lightning_weightwatch.model.tracing import Tracer
 
 
@@ -51,10 +52,17 @@ class Graph:
         nodes: In the order in which they ran; what is used of the batch first, the output last.
         edges: (from, to) as positions in `nodes`, each once, from < to; in the order of `to`, those
             into one node in the order in which its function was given them.
+        wirings: Of an edge, which output of the first node each input of the second is, counted
+            from 0, and -1 for those that come from elsewhere; of a junction's inputs as many as it
+            has outputs. Absent where that is not exactly known, as behind `view` and `permute` of
+            what was no channel.
     """
 
     nodes: tuple[Node, ...]
     edges: tuple[tuple[int, int], ...]
+    wirings: Mapping[tuple[int, int], Wiring] = field(
+        default_factory=dict, compare=False, repr=False
+    )
 
     @property
     def layers(self) -> tuple[Node, ...]:
@@ -143,6 +151,20 @@ def trace(model: nn.Module, batch: Any, *, run: Run | None = None) -> Graph:
         return _followed(running, to_device(batch, device_of(model), dtype_of(model)), run)
 
 
+def trace_without_values(model: nn.Module, batch: Any) -> Graph:
+    """The same of a copy on the meta device alone: in the midst of a fit nothing is run.
+
+    Raises:
+        CannotRun: If it cannot be copied, or does not run there.
+    """
+    try:
+        return _followed(on_meta(model), batch_on_meta(batch), run_on_batch)
+    except CannotRun:
+        raise
+    except Exception as fault:
+        raise CannotRun(f"{type(fault).__name__}: {fault}") from fault
+
+
 def _followed(model: nn.Module, batch: Any, run: Run) -> Graph:
     """The graph of a model that runs as it is."""
     tracer = Tracer(model, batch)
@@ -159,4 +181,10 @@ def _followed(model: nn.Module, batch: Any, run: Run) -> Graph:
     steps = tracer.finish(output)
     nodes = (Node(s.name, s.kind, s.operation, s.outputs, s.inputs) for s in steps)
     edges = ((source, at) for at, step in enumerate(steps) for source in step.sources)
-    return Graph(tuple(nodes), tuple(edges))
+    wirings = {
+        (source, at): how
+        for at, step in enumerate(steps)
+        for source, how in step.wirings.items()
+        if how is not None and source in step.sources
+    }
+    return Graph(tuple(nodes), tuple(edges), wirings)

@@ -5,6 +5,8 @@ from contextlib import ExitStack
 from types import TracebackType
 from typing import TypeVar
 
+import torch
+
 Self = TypeVar("Self", bound="Hooked")
 
 
@@ -34,3 +36,8 @@ class Hooked(ABC):
         trace: TracebackType | None,
     ) -> None:
         self._on.close()
+
+
+def is_traced() -> bool:
+    """Whether torch writes down what runs, and would write down what a hook does."""
+    return torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None

@@ -15,7 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
+from torch.nn.utils.prune import BasePruningMethod
 from torch.nn.utils.rnn import PackedSequence
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 from torch.overrides import TorchFunctionMode
 
 from lightning_weightwatch.model.running import CannotRun
@@ -23,6 +26,7 @@ from lightning_weightwatch.model.weights import clean_name
 
 _META = torch.device("meta")
 _COMPILED = "_orig_mod"  # where torch.compile keeps the module that it was given
+_COMPUTING = (BasePruningMethod, SpectralNorm, WeightNorm)
 _HOOKS = [
     name
     for name in vars(nn.Module())
@@ -34,7 +38,8 @@ def on_meta(model: nn.Module) -> nn.Module:
     """A copy of a model on the meta device: parameters, buffers and all other tensors it keeps.
 
     No value is copied, and nothing is changed in the model. Tied parameters stay tied. The copy has
-    no Trainer and no hooks; what `torch.compile` made is again what it was made from.
+    no Trainer, and no hooks but those with which `torch.nn.utils` computes weights: pruning, weight
+    and spectral norm. What `torch.compile` made is again what it was made from.
 
     Raises:
         CannotRun: If the model cannot be copied, is sharded, or has parameters without a shape.
@@ -71,33 +76,80 @@ def why_not_copied(model: nn.Module) -> str | None:
 def batch_on_meta(batch: Any) -> Any:
     """A batch with its tensors and arrays on the meta device; all else in it stays as it is.
 
-    Looked into are mappings, lists, tuples, dataclasses, and what has a method `to`.
+    Looked into are mappings, lists, tuples, dataclasses, and what has a method `to`. A tensor that
+    stands in it twice is one tensor again.
     """
-    if isinstance(batch, Tensor):
-        return _tensor_on_meta(batch)
-    if isinstance(batch, np.ndarray):
-        if batch.dtype.kind not in "fiubc":
-            return batch
-        dtype = torch.from_numpy(np.empty(0, batch.dtype)).dtype
-        kept = torch.get_default_dtype() if dtype.is_floating_point else dtype
-        return torch.empty(batch.shape, dtype=kept, device=_META)
+
+    def others(given: Any) -> Any:
+        if callable(getattr(given, "to", None)) and not isinstance(given, type | nn.Module):
+            return copy.copy(given).to(_META)  # some are changed by it
+        return given
+
+    return _rebuilt(batch, {}, _tensor_on_meta, _array_on_meta, others)
+
+
+def batch_copied(batch: Any) -> Any:
+    """The same batch in tensors and arrays of its own, which a model may change.
+
+    What else is in it is copied where it can be.
+    """
+
+    def others(given: Any) -> Any:
+        with suppress(Exception):
+            return copy.deepcopy(given)
+        return given
+
+    def tensor(given: Tensor) -> Tensor:
+        return _with_values(given).requires_grad_(given.requires_grad)
+
+    return _rebuilt(batch, {}, tensor, np.array, others)
+
+
+def _rebuilt(
+    batch: Any,
+    memo: dict[int, Any],
+    tensor: Callable[[Tensor], Tensor],
+    array: Callable[[Any], Any],
+    others: Callable[[Any], Any],
+) -> Any:
+    """A batch of the same form, each tensor, array and other object replaced once."""
+
+    def again(part: Any) -> Any:
+        return _rebuilt(part, memo, tensor, array, others)
+
     if isinstance(batch, PackedSequence):
-        return batch.to(_META)  # type: ignore[arg-type]
+        return PackedSequence(again(batch.data), *batch[1:])
     if isinstance(batch, Mapping):
-        return _filled(batch, {key: batch_on_meta(value) for key, value in batch.items()})
+        return _filled(batch, {key: again(value) for key, value in batch.items()})
     if isinstance(batch, tuple) and hasattr(batch, "_fields"):
-        return type(batch)(*map(batch_on_meta, batch))
+        return type(batch)(*map(again, batch))
     if isinstance(batch, list | tuple):
-        return type(batch)(map(batch_on_meta, batch))
+        return type(batch)(map(again, batch))
     if is_dataclass(batch) and not isinstance(batch, type):
         made = copy.copy(batch)
         for field in fields(batch):
             if hasattr(batch, field.name):
-                object.__setattr__(made, field.name, batch_on_meta(getattr(batch, field.name)))
+                object.__setattr__(made, field.name, again(getattr(batch, field.name)))
         return made
-    if callable(getattr(batch, "to", None)) and not isinstance(batch, type | nn.Module):
-        return copy.copy(batch).to(_META)  # some are changed by it
-    return batch
+    if id(batch) not in memo:
+        replace = others
+        if isinstance(batch, Tensor | np.ndarray):
+            replace = tensor if isinstance(batch, Tensor) else array
+        memo[id(batch)] = batch, replace(batch)  # both, so that no other gets its id
+    return memo[id(batch)][1]
+
+
+def _array_on_meta(array: Any) -> Any:
+    if array.dtype.kind not in "fiubc":
+        return array
+    dtype = torch.from_numpy(np.empty(0, array.dtype)).dtype
+    kept = torch.get_default_dtype() if dtype.is_floating_point else dtype
+    return torch.empty(array.shape, dtype=kept, device=_META)
+
+
+def _hooks_of_torch(hooks: Mapping[int, Any]) -> "OrderedDict[int, Any]":
+    """Those that compute a weight before each forward pass."""
+    return OrderedDict((key, hook) for key, hook in hooks.items() if isinstance(hook, _COMPUTING))
 
 
 def _same(generator: torch.Generator) -> torch.Generator:
@@ -129,7 +181,7 @@ def _copy(model: nn.Module, of_tensor: Callable[[Tensor], Tensor]) -> nn.Module:
         own = vars(module)
         # A Trainer, and hooks, which may belong to anything, would be copied with all they hold.
         memo |= {id(own[name]): None for name in ("_trainer", "_fabric") if name in own}
-        memo |= {id(own[name]): OrderedDict() for name in _HOOKS if name in own}
+        memo |= {id(own[name]): _hooks_of_torch(own[name]) for name in _HOOKS if name in own}
         memo |= {id(of): _same(of) for of in own.values() if isinstance(of, torch.Generator)}
     memo.pop(id(None), None)
     try:

@@ -18,8 +18,10 @@ from lightning_weightwatch.model.weights import clean_name
 #: Runs a model on a batch: for models whose arguments cannot be told from the batch.
 Run = Callable[[nn.Module, Any], Any]
 
+#: What to do where a model cannot be run on a batch as it is.
+GIVE_RUN = "give a function run(model, batch)"
+
 _WITHOUT_FORWARD = ("torch.nn.modules.module", "lightning.pytorch.core.module")
-_GIVE_RUN = "give a function run(model, batch)"
 _STEPS = ("training_step", "validation_step", "test_step", "predict_step")
 
 
@@ -58,7 +60,7 @@ def run_on_batch(model: nn.Module, batch: Any, steps: tuple[str, ...] = _STEPS) 
     step = step_of(model, steps)
     if step is None:
         raise CannotRun(
-            f"{type(model).__name__} has no forward and none of {', '.join(steps)}; {_GIVE_RUN}"
+            f"{type(model).__name__} has no forward and none of {', '.join(steps)}; {GIVE_RUN}"
         )
     return run_step(model, batch, step)
 
@@ -72,7 +74,7 @@ def run_step(model: nn.Module, batch: Any, step: str) -> Any:
     if step == "training_step" and not getattr(model, "automatic_optimization", True):
         raise CannotRun(
             f"the training_step of {type(model).__name__} would train: it optimizes by itself; "
-            f"{_GIVE_RUN}"
+            f"{GIVE_RUN}"
         )
     method = getattr(model, step)
     with _logs_nothing(model):
@@ -81,9 +83,9 @@ def run_step(model: nn.Module, batch: Any, step: str) -> Any:
 
 def has_forward(model: nn.Module) -> bool:
     """Whether a model has a `forward` of its own."""
-    if "forward" in vars(model):
+    if isinstance(model, torch.jit.ScriptModule) or "forward" in vars(model):
         return True
-    home = getattr(type(model).forward, "__module__", "")
+    home = getattr(type(model).forward, "__module__", None) or ""  # generated code has none
     return home.replace("pytorch_lightning", "lightning.pytorch") not in _WITHOUT_FORWARD
 
 
@@ -116,7 +118,7 @@ def arguments_of(model: nn.Module, batch: Any) -> tuple[tuple[Any, ...], dict[st
         if len(batch) < wanted:
             raise CannotRun(
                 f"forward of {type(model).__name__} needs {wanted} arguments, the batch has "
-                f"{len(batch)}; {_GIVE_RUN}"
+                f"{len(batch)}; {GIVE_RUN}"
             )
         return tuple(batch[:wanted]), {}
     return (batch,), {}
@@ -143,7 +145,7 @@ def _named(
         return fitting or dict(batch)
     raise CannotRun(
         f"no parameter of forward of {type(model).__name__} ({', '.join(sorted(names))}) is called "
-        f"like an entry of the batch ({', '.join(map(str, batch))}); {_GIVE_RUN}"
+        f"like an entry of the batch ({', '.join(map(str, batch))}); {GIVE_RUN}"
     )
 
 

@@ -5,7 +5,13 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from lightning_weightwatch.model.weights import Kind
+
+#: Of each input of a step which output of another it is, -1 for none.
+Wiring = NDArray[np.int64]
 
 #: What a step of the pass is.
 StepKind = Kind | Literal["input", "output", "junction"]
@@ -22,6 +28,7 @@ class Step:
         outputs: Channels or features that it gives, None where that is not known.
         inputs: Those that it takes.
         sources: Positions of the steps whose outputs it takes, all before its own.
+        wirings: By source, which of its outputs each input is, None where that is not known.
     """
 
     name: str
@@ -30,6 +37,27 @@ class Step:
     outputs: int | None = None
     inputs: int | None = None
     sources: list[int] = field(default_factory=list)
+    wirings: dict[int, Wiring | None] = field(default_factory=dict)
+
+    def wire(self, source: int, wiring: Wiring | None) -> None:
+        """Note how it takes the outputs of a source; of two ways neither is known."""
+        known = self.wirings.setdefault(source, wiring)
+        if known is not wiring and (
+            known is None or wiring is None or not np.array_equal(known, wiring)
+        ):
+            self.wirings[source] = None
+
+
+def through(first: Wiring | None, second: Wiring | None) -> Wiring | None:
+    """Which output of a step each input of another is, with one step between them.
+
+    Args:
+        first: Of the step between.
+        second: Of the one behind it.
+    """
+    if first is None or second is None or (second.size and second.max() >= first.size):
+        return None
+    return np.where(second >= 0, first[second], -1)
 
 
 def with_attention(steps: list[Step], attended: Mapping[int, int]) -> list[Step]:
@@ -42,7 +70,7 @@ def with_attention(steps: list[Step], attended: Mapping[int, int]) -> list[Step]
             gone.add(first)
             kept = [at for at in values.sources if at != first]
             values.sources = list(dict.fromkeys([*scores.sources, *kept]))
-            values.operation = "attention"
+            values.operation, values.wirings = "attention", {}
             values.outputs = next((steps[at].outputs for at in kept), values.outputs)
     return _without(steps, gone)
 
@@ -55,14 +83,18 @@ def with_long_sums(steps: list[Step]) -> list[Step]:
         if (step.kind, step.operation) != ("junction", "add"):
             continue
         sources: list[int] = []
+        before, step.wirings = step.wirings, {}
         for source in step.sources:
             inner = steps[source]
             same = (inner.kind, inner.operation) == (step.kind, step.operation)
             if same and readers[source] == [at]:
                 gone.add(source)
                 sources += inner.sources
+                for each in inner.sources:
+                    step.wire(each, through(inner.wirings.get(each), before.get(source)))
             else:
                 sources.append(source)
+                step.wire(source, before.get(source))
         step.sources = list(dict.fromkeys(sources))
     return _without(steps, gone)
 
@@ -96,7 +128,7 @@ def inputs_first(steps: list[Step]) -> list[Step]:
     order = [*used, *(at for at in range(len(steps)) if at not in inputs)]
     places = {at: place for place, at in enumerate(order)}
     for step in steps:
-        step.sources = [places[source] for source in step.sources]
+        _move(step, places)
     return [steps[at] for at in order]
 
 
@@ -105,5 +137,10 @@ def _without(steps: list[Step], gone: set[int]) -> list[Step]:
     places = {at: place for place, at in enumerate(order)}
     kept = [steps[at] for at in order]
     for step in kept:
-        step.sources = [places[source] for source in step.sources]
+        _move(step, places)
     return kept
+
+
+def _move(step: Step, places: Mapping[int, int]) -> None:
+    step.sources = [places[source] for source in step.sources]
+    step.wirings = {places[at]: how for at, how in step.wirings.items() if at in places}

@@ -22,6 +22,7 @@ from lightning_weightwatch.model.operations import (
     takes_masks,
 )
 from lightning_weightwatch.model.origins import Origin, Origins, steps_of, without_masks
+from lightning_weightwatch.model.trace_channels import ChannelTrace, Known, tensors_read
 from lightning_weightwatch.model.trace_layers import LAYER_KINDS, class_of, is_whole, sizes_of
 from lightning_weightwatch.model.trace_steps import (
     Step,
@@ -59,6 +60,7 @@ class Tracer(TorchFunctionMode):
         self.steps: list[Step] = []
         self._model = model
         self._origins = Origins(model)
+        self._wires = ChannelTrace(self.steps)
         self._within = 0
         self._calls: Counter[str] = Counter()
         self._attended: dict[int, int] = {}
@@ -89,12 +91,12 @@ class Tracer(TorchFunctionMode):
         last = Step("output", "output", "output", sources=steps_of(origins))
         known = [self.steps[at].outputs for at in last.sources]
         last.inputs = known[0] if known else None
-        steps = with_long_sums(with_attention([*self.steps, last], self._attended))
-        for at, step in enumerate(steps):
+        for at, step in enumerate(self.steps):
             if step.kind == "input":
-                fed = [reader for reader in steps if at in reader.sources]
+                fed = [reader for reader in self.steps if at in reader.sources]
                 taken = (reader.inputs for reader in fed if reader.kind != "embedding")
-                step.outputs = next((count for count in taken if count), None)
+                step.outputs = self._wires.features(at) or next(filter(None, taken), None)
+        steps = with_long_sums(with_attention([*self.steps, last], self._attended))
         return numbered(inputs_first(steps), self._taken)
 
     def __torch_function__(
@@ -109,15 +111,25 @@ class Tracer(TorchFunctionMode):
             return func(*args, **kwargs)
         given = list(tensors_in((args, kwargs)))
         versions = [version_of(tensor) for tensor in given]
+        known = self._known(given)
         result = func(*args, **kwargs)
         if result is None or isinstance(result, Tensor | list | tuple):
-            self._follow(func, given, versions, result)
+            at, written = self._follow(func, given, versions, result)
+            made = [*tensors_in(result), *written]
+            self._wires.function(at, label_of(func), func, args, kwargs, known, made)
         return result
+
+    def _known(self, given: Iterable[Tensor]) -> list[Known]:
+        return [self._wires.known(tensor, self._origins.of(tensor).step) for tensor in given]
 
     def _follow(
         self, func: Callable[..., Any], given: list[Tensor], versions: list[int], result: Any
-    ) -> None:
-        """Note where the result, and what was written in place, come from."""
+    ) -> tuple[int | None, list[Tensor]]:
+        """Note where the result, and what was written in place, come from.
+
+        Returns:
+            The step, and what was written in place.
+        """
         made = list(tensors_in(result))
         written = [
             tensor
@@ -127,13 +139,14 @@ class Tracer(TorchFunctionMode):
         keys = {storage_of(tensor) for tensor in given}
         new = [tensor for tensor in made if storage_of(tensor) not in keys]
         if not new and not written:
-            return
+            return (self._origins.of(made[0]).step if made else None), written
         label = label_of(func)
         shown = next(iter(new or written))
         origin = self._joined(label, given, shown)
         for tensor in (*new, *written):
             faint = origin.faint or not is_real(tensor)
             self._origins.put(tensor, dataclasses.replace(origin, faint=faint))
+        return origin.step, written
 
     def _joined(self, label: str, given: list[Tensor], result: Tensor) -> Origin:
         """Where the result of a function comes from; a junction is made where it must be."""
@@ -186,7 +199,9 @@ class Tracer(TorchFunctionMode):
         named = kind if kind in LAYER_KINDS else "other"
         data = next(tensor for tensor in given if self._origins.of(tensor).step is not None)
         inputs, outputs = outputs_of_product(label, tuple(data.shape), tuple(result.shape))
-        return Origin(self._layer(weight.weight, named, label, sources, inputs, outputs))
+        at = self._layer(weight.weight, named, label, sources, inputs, outputs)
+        self._wires.product(at, label, self._known([data])[0], result)
+        return Origin(at)
 
     def _hooked(self) -> Iterator[RemovableHandle]:
         layers: set[int] = set()
@@ -218,8 +233,11 @@ class Tracer(TorchFunctionMode):
         inputs, outputs = sizes_of(module, made)
         kind = kind_of(module)
         at = self._layer(name, kind, class_of(module), sources, inputs, outputs)
+        self._within += 1
+        self._wires.layer(at, module, self._known(tensors_read(kind, args, kwargs)), made)
         for tensor in made:
             self._origins.put(tensor, Origin(at))
+        self._within -= 1
 
     def _layer(
         self,
@@ -256,10 +274,13 @@ class Tracer(TorchFunctionMode):
 
     def _mark_input(self, batch: Any) -> None:
         """Each tensor of a batch is an input; there is one at least."""
+        self._within += 1
         for tensor in tensors_in(batch):
             if tensor not in self._origins:
                 self.steps.append(Step("input", "input", "input"))
                 self._origins.put(tensor, Origin(len(self.steps) - 1, faint=not is_real(tensor)))
+                self._wires.mark_input(tensor, len(self.steps) - 1)
+        self._within -= 1
         if not self.steps:
             self.steps.append(Step("input", "input", "input"))
 

@@ -1,9 +1,8 @@
 """What layers give: moments, range, zeros and a histogram of their outputs, per channel too."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -11,15 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from lightning_weightwatch.model.hooked import Hooked
-from lightning_weightwatch.model.weights import parametrizations_of
 from lightning_weightwatch.report import Skipped
-from lightning_weightwatch.usage.channel_sums import (
-    ChannelSums,
-    Scratch,
-    channel_sums,
-    merged,
-    nothing,
-)
+from lightning_weightwatch.usage.channel_reading import Scratch
+from lightning_weightwatch.usage.channel_sums import ChannelSums, merged, nothing
+from lightning_weightwatch.usage.layer_activations import LayerActivations, of_layer
 from lightning_weightwatch.usage.outputs import (
     first_tensor,
     observed_modules,
@@ -27,78 +21,21 @@ from lightning_weightwatch.usage.outputs import (
     passed_axis,
     unreadable,
 )
-from lightning_weightwatch.usage.value_cells import (
-    CELLS,
-    histogram_of,
-    sampled_cells,
-    size_quantile,
-)
-from lightning_weightwatch.values.statistics import Histogram
+from lightning_weightwatch.usage.running_outputs import RunningOutputs
+from lightning_weightwatch.usage.value_cells import CELLS
 
 __all__ = ["Activations", "LayerActivations", "observed_modules"]
 
 _CPU = torch.device("cpu")
 
 
-@dataclass(frozen=True)
-class LayerActivations:
-    """The outputs of a layer over all calls.
-
-    Moments, range, zeros and channels are exact, of the finite values. `p999` and the histogram
-    come from counts in cells, which of large outputs are those of a sample.
-
-    Attributes:
-        name: Dotted path of the layer.
-        type: Its class.
-        channels: How many it has; 1 where their number changed from call to call.
-        count: Finite values.
-        nonfinite: NaN and infinite values.
-        mean: Of all values.
-        std: Population standard deviation.
-        min: The smallest value.
-        max: The largest value.
-        p999: The 99.9 % quantile of |x|, off by 1/64 of it at most (and, of more than 2^17 values
-            in a call, by what a sample of that size leaves open).
-        zero_share: Share of the values that are 0.
-        channel_mean: float64 [channels]; NaN where a channel had no finite value, as in what
-            follows.
-        channel_std: float64 [channels].
-        channel_min: float64 [channels].
-        channel_max: float64 [channels].
-        channel_zero_share: float64 [channels].
-        dead: Channels whose output was 0 in every sample and position, of two values at least.
-        constant: Channels that gave always the same, and not 0.
-        histogram: Of all values in 64 equal bins from `min` to `max`. Its counts add up to `count`;
-            which bin a value is in is known up to 1/64 of the value.
-    """
-
-    name: str
-    type: str
-    channels: int
-    count: int
-    nonfinite: int
-    mean: float
-    std: float
-    min: float
-    max: float
-    p999: float
-    zero_share: float
-    channel_mean: Tensor
-    channel_std: Tensor
-    channel_min: Tensor
-    channel_max: Tensor
-    channel_zero_share: Tensor
-    dead: tuple[int, ...]
-    constant: tuple[int, ...]
-    histogram: Histogram
-
-
 class Activations(Hooked):
     """Statistics of the outputs of layers, over every forward pass within the block.
 
-    Each output is read as it comes, in blocks, and never kept; a layer that is called several times
-    adds up. Hooks change no value and keep no graph, and are gone after the block. A fault in a
-    statistic is the reason why its layer is skipped, not an exception. While there are hooks,
+    Each output is read as it comes, in blocks, and not kept, but for copies of small ones, which
+    are read together, 2^15 values at a time. A layer that is called several times adds up. Hooks
+    change no value and keep no graph, and are gone after the block. A fault in a statistic is the
+    reason why its layer is skipped, not an exception. While there are hooks,
     `nn.TransformerEncoderLayer` does not take its fused path in evaluation, whose results may
     differ in the last bits.
 
@@ -135,15 +72,16 @@ class Activations(Hooked):
     def __init__(self, modules: Sequence[tuple[str, nn.Module]]) -> None:
         self.paused = False
         self._modules = list(modules)
-        self._sums: dict[str, ChannelSums] = {}
-        self._cells: dict[str, Tensor] = {}
+        self._running: dict[str, RunningOutputs] = {}
         self._faults: dict[str, str] = {}
+        self._empty: set[str] = set()
         self._axes: dict[int, int] = {}
+        self._own_axes: dict[tuple[str, torch.Size], int | None] = {}
         self._scratch = Scratch()
 
     def put_on(self, on: ExitStack) -> None:
         """Hooks after layers."""
-        on.callback(self._forget_scratch)
+        on.callback(self._scratch.forget)
         for name, module in self._modules:
             try:
                 handle = module.register_forward_hook(partial(self._see, name))
@@ -152,9 +90,6 @@ class Activations(Hooked):
             else:
                 on.callback(handle.remove)
 
-    def _forget_scratch(self) -> None:
-        self._scratch = Scratch()
-
     def _see(self, name: str, module: nn.Module, _: tuple[Any, ...], output: Any) -> None:
         if self.paused or name in self._faults or _is_traced():
             return
@@ -162,8 +97,7 @@ class Activations(Hooked):
             with torch.inference_mode():
                 self._add(name, module, output)
         except Exception as fault:
-            said = str(fault).partition("\n")[0]
-            self._skip(name, f"{type(fault).__name__}: {said}")
+            self._skip_for(name, fault)
 
     def _add(self, name: str, module: nn.Module, output: Any) -> None:
         values = first_tensor(output)
@@ -173,25 +107,42 @@ class Activations(Hooked):
             return
         parts = values.detach().unbind() if values.is_nested else [values.detach()]
         for part in parts:
-            axis = own_axis(module, part)
-            if axis is None:
-                axis = passed_axis(part, self._axes)
-            else:
-                self._axes[part.dim()] = axis
-            if part.numel():
-                self._add_part(name, part, axis)
+            axis = self._axis(name, module, part)
+            if not part.numel():
+                self._empty.add(name)
+                continue
+            if name not in self._running:
+                self._running[name] = RunningOutputs(self._scratch)
+            self._running[name].add(part, axis)
 
-    def _add_part(self, name: str, values: Tensor, axis: int) -> None:
-        sums, cells = channel_sums(values, axis, self._scratch), sampled_cells(values)
-        known = self._sums.get(name)
-        self._sums[name] = sums if known is None else known + sums
-        counted = self._cells.get(name)
-        self._cells[name] = cells if counted is None else counted + cells
+    def _axis(self, name: str, module: nn.Module, values: Tensor) -> int:
+        key = name, values.shape
+        if key not in self._own_axes:
+            self._own_axes[key] = own_axis(module, values)
+        axis = self._own_axes[key]
+        if axis is None:
+            return passed_axis(values, self._axes)
+        self._axes[values.dim()] = axis
+        return axis
 
     def _skip(self, name: str, reason: str) -> None:
         self._faults[name] = reason
-        self._sums.pop(name, None)
-        self._cells.pop(name, None)
+        self._running.pop(name, None)
+
+    def _settled(self) -> dict[str, tuple[ChannelSums, Tensor]]:
+        """What is known of each layer."""
+        found = {}
+        for name, running in list(self._running.items()):
+            try:
+                with torch.inference_mode():  # as the memory for blocks was made
+                    found[name] = running.settle()
+            except Exception as fault:  # of what waited to be read
+                self._skip_for(name, fault)
+        return found
+
+    def _skip_for(self, name: str, fault: Exception) -> None:
+        said = str(fault).partition("\n")[0]
+        self._skip(name, f"{type(fault).__name__}: {said}")
 
     @torch.no_grad()
     def merge(self, reduce: Callable[[Tensor, str], Tensor]) -> None:
@@ -207,7 +158,8 @@ class Activations(Hooked):
         parameters = (parameter for _, module in self._modules for parameter in module.parameters())
         device = next((parameter.device for parameter in parameters), _CPU)
         names = [name for name, _ in self._modules]
-        channels = [len(self._sums[name]) if name in self._sums else 0 for name in names]
+        known = self._settled()
+        channels = [len(known[name][0]) if name in known else 0 for name in names]
         least = [-own if own else -math.inf for own in channels]
         faults = [name in self._faults for name in names]
         told = torch.tensor([channels, least, faults], dtype=torch.float64, device=device)
@@ -218,74 +170,43 @@ class Activations(Hooked):
                 self._skip(name, self._faults.get(name, "it failed on another process"))
             elif most:
                 one = most != -negative_least
-                own = self._sums.get(name, nothing(1 if one else int(most), device))
+                own = known[name][0] if name in known else nothing(1 if one else int(most), device)
                 shared[name] = (own.in_one() if one else own).to(device)
         if not shared:
             return
-        self._sums = dict(zip(shared, merged(list(shared.values()), reduce), strict=True))
         none = torch.zeros(CELLS, dtype=torch.int64)
-        cells = torch.stack([self._cells.get(name, none).to(device) for name in shared])
-        self._cells = dict(zip(shared, reduce(cells, "sum"), strict=True))
+        sums = merged(list(shared.values()), reduce)
+        own_cells = [known[name][1] if name in known else none for name in shared]
+        cells = reduce(torch.stack([each.to(device) for each in own_cells]), "sum")
+        together = zip(shared, sums, cells, strict=True)
+        self._running = {name: RunningOutputs(self._scratch, *known) for name, *known in together}
 
     def of_layers(self) -> tuple[LayerActivations, ...]:
         """What was seen, in the order of the modules."""
+        known = self._settled()
         return tuple(
-            _of_layer(name, module, self._sums[name], self._cells[name])
+            of_layer(name, module, *known[name])
             for name, module in self._modules
-            if not self._missing(name)
+            if not self._missing(name, known)
         )
 
     @property
     def skipped(self) -> tuple[Skipped, ...]:
         """The layers of which nothing is known, and why."""
-        reasons = ((name, self._missing(name)) for name, _ in self._modules)
+        known = self._settled()
+        reasons = ((name, self._missing(name, known)) for name, _ in self._modules)
         return tuple(Skipped(name, reason) for name, reason in reasons if reason)
 
-    def _missing(self, name: str) -> str:
+    def _missing(self, name: str, known: Mapping[str, tuple[ChannelSums, Tensor]]) -> str:
         if name in self._faults:
             return self._faults[name]
-        if name not in self._sums:
-            return "it was not called"
-        return "" if self._sums[name].counts.any() else "none of its outputs is finite"
-
-
-def _of_layer(name: str, module: nn.Module, found: ChannelSums, cells: Tensor) -> LayerActivations:
-    sums = found.to(_CPU).settled()
-    whole = sums.in_one().settled()
-    count, low, high = int(whole.counts), whole.lows.item(), whole.highs.item()
-    empty = sums.counts == 0
-    spread = (sums.deviations / sums.counts).sqrt()
-    same = (sums.lows == sums.highs) & (sums.counts == sums.seen) & (sums.seen > 1)
-    counted = cells.cpu().numpy()
-    return LayerActivations(
-        name=name,
-        type=_class_of(module).__name__,
-        channels=len(sums),
-        count=count,
-        nonfinite=whole.seen - count,
-        mean=whole.means.item(),
-        std=math.sqrt(whole.deviations.item() / count),
-        min=low,
-        max=high,
-        p999=size_quantile(counted, 0.999, low, high),
-        zero_share=whole.zeros.item() / whole.seen,
-        channel_mean=sums.means.masked_fill(empty, math.nan),
-        channel_std=spread,
-        channel_min=sums.lows.masked_fill(empty, math.nan),
-        channel_max=sums.highs.masked_fill(empty, math.nan),
-        channel_zero_share=sums.zeros / sums.seen,
-        dead=_numbers(same & (sums.lows == 0)),
-        constant=_numbers(same & (sums.lows != 0)),
-        histogram=histogram_of(counted, count, low, high),
-    )
-
-
-def _numbers(flags: Tensor) -> tuple[int, ...]:
-    return tuple(int(number) for number in flags.nonzero().flatten().tolist())
-
-
-def _class_of(module: nn.Module) -> type[nn.Module]:
-    return type(module).__bases__[0] if parametrizations_of(module) else type(module)
+        if name not in known:
+            return "its outputs are empty" if name in self._empty else "it was not called"
+        sums = known[name][0].in_one()
+        if not sums.counts.any():
+            return "none of its outputs is finite"
+        squared = sums.lows == sums.highs or 0 < sums.deviations < math.inf
+        return "" if squared else "its outputs are too large or too small to be squared"
 
 
 def _is_traced() -> bool:

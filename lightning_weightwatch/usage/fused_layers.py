@@ -7,10 +7,13 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
+from lightning_weightwatch.model.compiled import compiled_modules
+
 Entered = TypeVar("Entered")
 
 # Of a module the dictionaries of its hooks, by which that layer decides.
 _HOOKS = ("_forward_pre_hooks", "_forward_hooks")
+_Hooks = list[tuple[dict[int, Any], dict[int, Any]]]
 
 
 @contextmanager
@@ -22,7 +25,10 @@ def beside_fused_layers(
     In evaluation `nn.TransformerEncoderLayer` runs as one operation, unless it or a module in it
     has a hook; its results then differ in their last bits. Within this block such a layer is run as
     it would be without hooks, and in evaluation once more with them, which takes its time twice.
-    One that has hooks of others is not fused, and is left as it is.
+    One that has hooks of others is not fused, and is left as it is. Of one whose class has a
+    forward of its own, which may do anything, hooks see nothing.
+
+    Blocks may lie within each other and end in any order.
 
     Args:
         model: Whatever will be run.
@@ -31,10 +37,13 @@ def beside_fused_layers(
     Yields:
         What `hooks` yields.
     """
+    compiled = set(map(id, compiled_modules(model)))
     layers = [
         module
         for module in model.modules()
-        if isinstance(module, nn.TransformerEncoderLayer) and not any(_hooks_of(module))
+        if isinstance(module, nn.TransformerEncoderLayer)
+        and id(module) not in compiled
+        and not any(_hooks_of(module))
     ]
     with hooks as entered, ExitStack() as after:
         for layer in layers:
@@ -51,34 +60,63 @@ def _beside(layer: nn.TransformerEncoderLayer) -> Iterator[None]:
     taken = [(hooks, dict(hooks)) for hooks in _hooks_of(layer) if hooks]
     for hooks, _ in taken:
         hooks.clear()
-    usual = vars(layer).get("forward")
-    forward = layer.forward
-
-    def twice(*args: Any, **kwargs: Any) -> Any:
-        if layer.training:  # never fused
-            with _put_on(taken):
-                return forward(*args, **kwargs)
-        output = forward(*args, **kwargs)
-        with _put_on(taken), torch.no_grad():
-            forward(*args, **kwargs)
-        return output
-
-    vars(layer)["forward"] = twice
+    if type(layer).forward is not nn.TransformerEncoderLayer.forward:
+        yield
+        return
+    twice = vars(layer).get("forward")
+    if not isinstance(twice, _Twice):
+        twice = vars(layer)["forward"] = _Twice(layer)
+    twice.taken.append(taken)
     try:
         yield
     finally:
-        if usual is None:
-            del vars(layer)["forward"]
-        else:
-            vars(layer)["forward"] = usual
+        twice.taken.remove(taken)
+        if not twice.taken:
+            vars(layer).pop("forward", None)
+
+
+class _Twice:
+    """The forward of a layer while others look at what is within it.
+
+    Attributes:
+        taken: The hooks of each of them, taken off.
+    """
+
+    def __init__(self, layer: nn.TransformerEncoderLayer) -> None:
+        self._layer = layer
+        self.taken: list[_Hooks] = []
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        layer, forward = self._layer, nn.TransformerEncoderLayer.forward
+        if layer.training or _tracks(layer):  # never fused
+            with _put_on(self.taken):
+                return forward(layer, *args, **kwargs)
+        output = forward(layer, *args, **kwargs)
+        devices = {each.device for each in layer.parameters() if each.device.type == "cuda"}
+        # A layer in evaluation draws no numbers, but for parts that were set to training again.
+        with _put_on(self.taken), torch.no_grad(), torch.random.fork_rng(devices=list(devices)):
+            forward(layer, *args, **kwargs)
+        return output
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        """A copy of the layer has no hooks to put on."""
+        made = memo.get(id(self._layer))
+        return nn.TransformerEncoderLayer.forward.__get__(made) if made is not None else self
+
+
+def _tracks(layer: nn.Module) -> bool:
+    return torch.is_grad_enabled() and any(each.requires_grad for each in layer.parameters())
 
 
 @contextmanager
-def _put_on(taken: list[tuple[dict[int, Any], dict[int, Any]]]) -> Iterator[None]:
-    for hooks, new in taken:
-        hooks.update(new)
+def _put_on(taken: list[_Hooks]) -> Iterator[None]:
+    for hooks_of_one in taken:
+        for hooks, own in hooks_of_one:
+            hooks.update(own)
     try:
         yield
     finally:
-        for hooks, _ in taken:
-            hooks.clear()
+        for hooks_of_one in taken:
+            for hooks, own in hooks_of_one:
+                for key in own:
+                    hooks.pop(key, None)

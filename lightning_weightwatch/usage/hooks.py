@@ -1,6 +1,6 @@
 """Looking at a model while it runs: what its weights meet, what its layers give; then a report."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
 from typing import Any, cast
@@ -13,12 +13,14 @@ from lightning_weightwatch.model.hooked import Hooked
 from lightning_weightwatch.model.weights import Weight, matches, non_finite
 from lightning_weightwatch.report import Skipped
 from lightning_weightwatch.usage.activations import Activations, observed_modules
-from lightning_weightwatch.usage.importance import fewest, importance
+from lightning_weightwatch.usage.importance import importance
 from lightning_weightwatch.usage.inputs import InputSums
+from lightning_weightwatch.usage.order import Order, tensors_in
 from lightning_weightwatch.usage.oriented import oriented
 from lightning_weightwatch.usage.output_means import OutputMeans
 from lightning_weightwatch.usage.reading import reader_within
 from lightning_weightwatch.usage.report import MODES, LayerUsage, Mode, UsageReport
+from lightning_weightwatch.usage.widths import dead_channels, suggested
 from lightning_weightwatch.values.blocks import on_one_core
 
 _QKV = ("q", "k", "v")
@@ -87,7 +89,8 @@ class UsageHooks(Hooked):
                 self._chosen.append((item, _weight(item, modules[item.layer_id])))
         holders = {id(m.out_proj): m for m in modules if isinstance(m, nn.MultiheadAttention)}
         weights = [weight for _, weight in self._chosen]
-        self._inputs = InputSums(weights, partial(reader_within, holders))
+        self._order = Order(model, without)
+        self._inputs = InputSums(weights, partial(reader_within, holders), self._order)
         self._outputs = OutputMeans(weights, holders) if mode == "wua" else None
         observed = observed_modules(model) if activations else []
         self._activations = Activations(
@@ -123,7 +126,7 @@ class UsageHooks(Hooked):
 
     def given(self, batch: Any) -> None:
         """Say what the next pass is given, for what comes from the data not to count as dead."""
-        self._inputs.given(_tensors(batch))
+        self._order.given(tensors_in(batch))
 
     def merge(self, reduce: Callable[[Tensor, str], Tensor]) -> None:
         """Put together what several processes have seen.
@@ -155,8 +158,10 @@ class UsageHooks(Hooked):
         skipped = [*self._skipped, *(row for row in rows if isinstance(row, Skipped))]
         named = {item.name for item in skipped}
         skipped += [item for item in self._activations.skipped if item.name not in named]
+        found = [row for row in rows if isinstance(row, LayerUsage)]
+        groups = {_shown(one): int(getattr(one.module, "groups", 1)) for _, one in self._chosen}
         return UsageReport(
-            layers=tuple(row for row in rows if isinstance(row, LayerUsage)),
+            layers=tuple(suggested(found, groups, self._keep)),
             activations=self._activations.of_layers(),
             mode=self._mode,
             batches=batches,
@@ -172,7 +177,7 @@ class UsageHooks(Hooked):
         if not reason and self._outputs is not None:
             reason = self._outputs.missing(name)
         if not reason and not all(self._inputs.rows(name)):
-            reason = "no input was seen"
+            reason = "its inputs were empty"
         if reason:
             yield Skipped(_shown(weight), reason, weight.kind)
             return
@@ -204,6 +209,10 @@ class UsageHooks(Hooked):
             of_the_original = self._mode == "wua"
             found = importance(values[own], sizes[own], of_the_original=of_the_original)
             dead = squares[own].sum((1, 3)).flatten() == 0
+            shares = self._shares(weight.name, part)
+            from_data = self._inputs.is_from_data(weight.name, part)
+            once = not shares and not from_data and weight.kind != "embedding"
+            read = self._inputs.channels_read(weight.name, part) if once else 0
             yield LayerUsage(
                 name=_shown(weight, part if parts > 1 else None),
                 kind=weight.kind,
@@ -221,9 +230,11 @@ class UsageHooks(Hooked):
                 input_importance=found.inputs,
                 output_importance=found.outputs,
                 blocks=found.blocks,
-                suggested_inputs=fewest(found.inputs.masked_fill(dead, 0), self._keep),
-                shares_input_with=self._shares(weight.name, part),
-                from_data=self._inputs.is_from_data(weight.name, part),
+                suggested_inputs=0,
+                shares_input_with=shares,
+                from_data=from_data,
+                channels_read=abs(read),
+                dead_channels=dead_channels(dead, read),
             )
 
     def _shares(self, name: str, part: int) -> str | None:
@@ -269,15 +280,6 @@ def _shown(weight: Weight, part: int | None = None) -> str:
 
 def _numbers(flags: Tensor) -> tuple[int, ...]:
     return tuple(flags.nonzero().flatten().tolist())
-
-
-def _tensors(batch: Any) -> Iterator[Tensor]:
-    if isinstance(batch, Tensor):
-        if batch.layout == torch.strided:
-            yield batch
-    elif isinstance(batch, Mapping | list | tuple):
-        for part in batch.values() if isinstance(batch, Mapping) else batch:
-            yield from _tensors(part)
 
 
 def _sum(reduce: Callable[[Tensor, str], Tensor], values: Tensor) -> Tensor:

@@ -78,14 +78,16 @@ def importance(weights: Tensor, sizes: Tensor, *, of_the_original: bool = False)
     return Importance(entropy, effective, ratio, low, top, second, first, blocks)
 
 
-def fewest(importances: Tensor, share: float) -> int:
-    """How few of some importances carry a share of their sum; 0 where that is 0."""
+def most_important(importances: Tensor, share: float) -> Tensor:
+    """Which of some importances, as few as possible, carry a share of their sum; none of no sum."""
+    chosen = torch.zeros(len(importances), dtype=torch.bool, device="cpu")
     total = float(importances.sum())
-    if not total > 0:
-        return 0
-    carried = importances.sort(descending=True).values.cumsum(0)
-    needed = int((carried < total * share * (1 - _ROUNDING)).sum()) + 1
-    return min(needed, int((importances > 0).sum()))
+    if total > 0:
+        ordered = importances.sort(descending=True)
+        carried = ordered.values.cumsum(0)
+        needed = int((carried < total * share * (1 - _ROUNDING)).sum()) + 1
+        chosen[ordered.indices[: min(needed, int((importances > 0).sum()))]] = True
+    return chosen
 
 
 class _Layer:

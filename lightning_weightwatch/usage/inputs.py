@@ -1,6 +1,7 @@
 """How large the inputs of layers are: the norm of each input feature over some batches."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from typing import Any
@@ -9,14 +10,17 @@ import torch
 from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from lightning_weightwatch.model.hooked import Hooked
+from lightning_weightwatch.model.hooked import Hooked, is_traced
 from lightning_weightwatch.model.weights import Weight
-from lightning_weightwatch.usage.met import Args, Kwargs, Seen, home_of, wide
+from lightning_weightwatch.usage.met import Args, Kwargs, Seen, home_of, small, wide
+from lightning_weightwatch.usage.order import Order, tensors_in
 from lightning_weightwatch.usage.oriented import shape_of
 from lightning_weightwatch.usage.reading import Reader, plain_reader
 
 #: How to read what a weight meets, or why that cannot be read.
 ReaderOf = Callable[[Weight], Reader | str]
+#: A weight by its name, and a part of it: 0, or 1 and 2 for keys and values.
+Place = tuple[str, int]
 
 
 class InputSums(Hooked):
@@ -28,19 +32,25 @@ class InputSums(Hooked):
     Args:
         weights: Of the model that will be run.
         reader_of: How each of them can be read.
+        order: Of the layers, to tell what comes from where; None if nobody asks.
     """
 
-    def __init__(self, weights: Sequence[Weight], reader_of: ReaderOf) -> None:
+    def __init__(
+        self, weights: Sequence[Weight], reader_of: ReaderOf, order: Order | None = None
+    ) -> None:
         self.paused = False
-        self._of_batch: frozenset[int] = frozenset()
-        self._from_data: dict[tuple[str, int], bool] = {}
+        self._order = order
+        self._weights = {weight.name: weight for weight in weights}
+        self._from_data: dict[Place, bool] = {}
+        self._read: dict[Place, int] = {}  # see `Order.read`
         self._readers: dict[Reader, dict[str, str]] = {}
         self._unseen: dict[str, str] = {}
+        self._complex: set[str] = set()
         self._squares: dict[str, Tensor] = {}
         self._rows: dict[str, list[int]] = {}
         self._passes: dict[str, int] = {}
-        self._places: list[tuple[str, int]] = []
-        self._shared: dict[tuple[str, int], int] = {}  # 0 for none, else a place and 1
+        self._places: list[Place] = []
+        self._shared: dict[Place, int] = {}  # 0 for none, else a place and 1
         self._first_given = WeakTensorKeyDictionary()
         for weight in weights:
             reader = reader_of(weight)
@@ -57,6 +67,8 @@ class InputSums(Hooked):
     def put_on(self, on: ExitStack) -> None:
         """Hooks before and after layers."""
         on.callback(self._first_given.clear)
+        if self._order is not None:
+            self._order.put_on_starts(on)
         for reader, names in self._readers.items():
             if reader.after:
                 after = partial(self._after, reader, names)
@@ -65,10 +77,8 @@ class InputSums(Hooked):
                 before = partial(self._before, reader, names)
                 handle = reader.module.register_forward_pre_hook(before, with_kwargs=True)
             on.callback(handle.remove)
-
-    def given(self, tensors: Iterable[Tensor]) -> None:
-        """Say what the next pass is given from outside, no layer."""
-        self._of_batch = frozenset(map(_place_in_memory, tensors))
+        if self._order is not None:
+            self._order.put_on_ends(on)
 
     def _before(
         self, reader: Reader, names: Mapping[str, str], _: nn.Module, args: Args, kwargs: Kwargs
@@ -85,23 +95,28 @@ class InputSums(Hooked):
         kwargs: Kwargs,
         output: Any,
     ) -> None:
-        if self.paused:
+        if is_traced() or self.paused or _is_run_again():
             return
         # What autocast casts without gradients is not to be kept for the pass itself.
         kept = torch.is_autocast_cache_enabled()
         torch.set_autocast_cache_enabled(False)
         try:
+            arguments = list(tensors_in((args, kwargs)))
+            if self._order is not None:
+                self._order.arrive(arguments)
             seen = reader.read(reader.module, args, kwargs, output)
             for attribute, name in names.items():
                 if attribute in seen:
-                    self._add(name, seen[attribute])
+                    self._add(name, seen[attribute], arguments)
+                elif any(argument.is_complex() for argument in arguments):
+                    self._complex.add(name)
         except Exception as error:  # what a layer is given is not known; the pass goes on
             for name in names.values():
                 self._unseen[name] = f"what it was given cannot be read: {error}"
         finally:
             torch.set_autocast_cache_enabled(kept)
 
-    def _add(self, name: str, seen: Seen) -> None:
+    def _add(self, name: str, seen: Seen, arguments: Sequence[Tensor]) -> None:
         squares = self._squares[name]
         if seen.squares.shape != squares.shape:
             return
@@ -110,13 +125,19 @@ class InputSums(Hooked):
         rows = self._rows[name]
         for part in range(len(rows)):
             rows[part] += seen.rows[part]
-            self._share((name, part), seen.given[part])
+            place, given = (name, part), seen.given[part]
+            self._share(place, given)
+            if self._order is not None:
+                from_data = self._order.is_data(given, arguments)
+                self._from_data[place] = self._from_data.get(place, True) and from_data
+                read = self._order.read(self._weights[name], part, given, arguments)
+                if self._read.setdefault(place, read) != read:
+                    self._read[place] = 0
 
-    def _share(self, place: tuple[str, int], given: Any) -> None:
+    def _share(self, place: Place, given: Any) -> None:
         """Note which place was the first to get a tensor, unless it was written to since."""
-        first, from_data = 0, False
+        first = 0
         if isinstance(given, Tensor):
-            from_data = bool(self._of_batch) and _place_in_memory(given) in self._of_batch
             version = -1 if given.is_inference() else given._version
             if given not in self._first_given or self._first_given[given][1] != version:
                 self._first_given[given] = (place, version)
@@ -124,7 +145,6 @@ class InputSums(Hooked):
             first = 0 if holder == place else self._places.index(holder) + 1
         if self._shared.setdefault(place, first) != first:
             self._shared[place] = 0
-        self._from_data[place] = self._from_data.get(place, True) and from_data
 
     def merge(self, reduce: Callable[[Tensor], Tensor]) -> None:
         """Put together what several processes have seen.
@@ -137,9 +157,10 @@ class InputSums(Hooked):
             rows = self._rows[name]
             more = [self._passes[name], name in self._unseen, *rows]
             for part in range(len(rows)):
-                shared = self._shared.get((name, part))
-                # Of equal numbers the square of the mean is the mean of the squares.
-                more += [0, 0, 0] if shared is None else [1, shared, shared**2]
+                for known in (self._shared, self._read):
+                    own = known.get((name, part))
+                    # Of equal numbers the square of the mean is the mean of the squares.
+                    more += [0, 0, 0] if own is None else [1, own, own**2]
                 more.append(self._from_data.get((name, part), False))
             summed = reduce(torch.cat([squares.flatten(), squares.new_tensor(more)]))
             self._squares[name] = summed[: squares.numel()].view_as(squares)
@@ -149,11 +170,11 @@ class InputSums(Hooked):
                 self._unseen.setdefault(name, "another process could not read what it was given")
             self._rows[name] = rest[: len(rows)]
             for part in range(len(rows)):
-                count, total, of_squares, from_data = rest[len(rows) + 4 * part :][:4]
-                if count:
-                    same = total**2 == of_squares * count
-                    self._shared[name, part] = total // count if same else 0
-                    self._from_data[name, part] = from_data == count
+                *numbers, from_data = rest[len(rows) + 7 * part :][:7]
+                if numbers[0]:
+                    self._shared[name, part] = _agreed(*numbers[:3])
+                    self._read[name, part] = _agreed(*numbers[3:])
+                    self._from_data[name, part] = from_data == numbers[0]
 
     def squares(self, name: str) -> Tensor:
         """Σ x² [g, n] of the weight of that name."""
@@ -163,23 +184,30 @@ class InputSums(Hooked):
         """Over how many rows: of all g, or of query, key and value."""
         return self._rows[name]
 
-    def shares_with(self, name: str, part: int = 0) -> tuple[str, int] | None:
+    def shares_with(self, name: str, part: int = 0) -> Place | None:
         """The weight, and its part, that was given the very same tensor before, at each pass."""
         first = self._shared.get((name, part), 0)
         return self._places[first - 1] if first else None
 
     def is_from_data(self, name: str, part: int = 0) -> bool:
-        """Whether it was given what the model was given, or a view of it, at each pass."""
+        """Whether it was given data at each pass, not what another layer gave."""
         return self._from_data.get((name, part), False)
+
+    def channels_read(self, name: str, part: int = 0) -> int:
+        """The channels of the layer before that it reads; see `Order.read`."""
+        return self._read.get((name, part), 0)
 
     def missing(self, name: str) -> str:
         """Why there are no sums for the weight of that name; an empty string where there are."""
         if name in self._unseen:
             return self._unseen[name]
         if not self._passes.get(name):
-            return "no input was seen"
-        finite = bool(self._squares[name].isfinite().all())
-        return "" if finite else "its inputs are not finite"
+            return "its inputs are complex" if name in self._complex else "no input was seen"
+        largest = float(self._squares[name].max()) if self._squares[name].numel() else 0.0
+        if not math.isfinite(largest):
+            return "its inputs are not finite"
+        tiny = 0 < largest < small(self._squares[name].dtype)
+        return "its inputs are too small to be squared" if tiny else ""
 
 
 class InputNorms(Hooked):
@@ -251,5 +279,11 @@ def _zeros(weight: Weight) -> Tensor:
     return torch.zeros(groups, inputs * offsets, dtype=wide(device), device=device)
 
 
-def _place_in_memory(tensor: Tensor) -> int:
-    return 0 if tensor.is_nested else tensor.untyped_storage().data_ptr()
+def _is_run_again() -> bool:
+    """Whether a backward pass is on: checkpointed layers run again in it, in another order."""
+    return torch._C._current_graph_task_id() != -1
+
+
+def _agreed(count: int, total: int, of_squares: int) -> int:
+    """The number that several processes have, or 0 where they do not agree."""
+    return total // count if count and total**2 == of_squares * count else 0

@@ -9,13 +9,16 @@ from torch import Tensor, nn
 
 from lightning_weightwatch.model.batch_size import batch_size
 from lightning_weightwatch.model.compiled import as_written
+from lightning_weightwatch.model.effective import effective_weights
 from lightning_weightwatch.model.running import (
     Run,
     device_of,
+    dtype_of,
     run_on_batch,
     to_device,
     without_a_trace,
 )
+from lightning_weightwatch.report import Skipped
 from lightning_weightwatch.usage.hooks import UsageHooks
 from lightning_weightwatch.usage.report import Mode, UsageReport
 
@@ -26,6 +29,7 @@ _STEPS = ("validation_step", "test_step", "predict_step", "training_step")
 # A single array of more rows is a data set: it is run in parts, for activations to stay small.
 _MANY = 1024
 _PART = 256
+_NAMED = 8
 
 
 def measure_usage(
@@ -104,11 +108,11 @@ def measure_usage(
         raise ValueError(f"max_batches must be at least 1, or None for all, got {max_batches!r}")
     hooks = UsageHooks(model, mode=mode, keep=keep, layers=layers, activations=activations)
     if layers is not None and not hooks.names:
-        raise ValueError(f"no layer fits {list(layers)!r}; they are called as in named_modules()")
+        raise ValueError(f"no layer with weights fits {list(layers)!r}; there {_named(model)}")
     seen = samples = 0
     with without_a_trace(model), as_written(), hooks:
         for cpu_batch in islice(_batches(batches), max_batches):
-            batch = to_device(cpu_batch, device_of(model))
+            batch = to_device(cpu_batch, device_of(model), dtype_of(model))
             hooks.given(batch)
             run(model, batch) if run else run_on_batch(model, batch, _STEPS)
             seen += 1
@@ -116,6 +120,14 @@ def measure_usage(
     if not seen:
         raise ValueError("batches held none: a generator may have been used up before")
     return hooks.report(seen, samples)
+
+
+def _named(model: nn.Module) -> str:
+    """Which layers with weights there are, of many the first."""
+    names = [each.layer for each in effective_weights(model) if not isinstance(each, Skipped)]
+    names = list(dict.fromkeys(names))
+    shown = ", ".join(map(repr, names[:_NAMED])) + (", ..." if len(names) > _NAMED else "")
+    return f"are {shown}" if names else "are none"
 
 
 def _batches(given: Any) -> Iterator[Any]:

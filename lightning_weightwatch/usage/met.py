@@ -149,6 +149,11 @@ def wide(device: torch.device) -> torch.dtype:
     return torch.float64 if has_doubles(device) else torch.float32
 
 
+def small(dtype: torch.dtype) -> float:
+    """Below this the squares of inputs are no longer as exact as the inputs."""
+    return torch.finfo(dtype).tiny * 2.0**32
+
+
 def _rows(x: Any) -> int:
     width = x.shape[-1] if not x.is_nested else x.size(-1)
     return int(x.numel() // max(width, 1))
@@ -186,6 +191,7 @@ def _over_first_axis(x: Tensor) -> Tensor:
     if rows > 1 or x.dim() < 3:
         for part in torch.split(x, rows):
             summed += part.to(summed.dtype).square().sum(0)
+            _keep_in_range(summed, part)
         return summed
     # One sample is more than stays near a core: some of its channels at a time.
     channels = max(values_at_once(x.device) // max(math.prod(x.shape[2:]), 1), 1)
@@ -194,4 +200,19 @@ def _over_first_axis(x: Tensor) -> Tensor:
             torch.split(summed, channels), torch.split(part, channels), strict=True
         ):
             some += values.to(summed.dtype).square()
+            _keep_in_range(some, values.unsqueeze(0))
     return summed
+
+
+def _keep_in_range(summed: Tensor, part: Tensor) -> None:
+    """No sum of squares is 0 for inputs that are not; only in the widest type it could be.
+
+    Raises:
+        ValueError: If finite inputs have no finite sum.
+    """
+    if part.dtype != summed.dtype or not part.numel():
+        return
+    largest = part.abs().amax(0)
+    summed.masked_fill_((summed == 0) & (largest > 0), torch.finfo(summed.dtype).tiny)
+    if bool((summed.isinf() & largest.isfinite()).any()) and bool(part.isfinite().all()):
+        raise ValueError("its inputs are too large to be squared")

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_weightwatch.model.hooked import Hooked
+from lightning_weightwatch.model.hooked import Hooked, is_traced
 from lightning_weightwatch.model.weights import Weight
 from lightning_weightwatch.usage.met import Convolution, TransposedConvolution, home_of, wide
 from lightning_weightwatch.usage.oriented import shape_of
@@ -57,7 +57,7 @@ class OutputMeans(Hooked):
 
     @torch.no_grad()
     def _add(self, name: str, module: nn.Module, _: Any, output: Any) -> None:
-        if self.paused:
+        if is_traced() or self.paused:
             return
         try:
             given = output[0] if isinstance(module, nn.MultiheadAttention) else output

@@ -81,9 +81,13 @@ def unreadable(values: Tensor | None) -> str:
         return f"its outputs are not real numbers ({values.dtype})"
     if values.is_meta:
         return "its outputs are on the meta device: they have no values"
+    if torch._C._functorch.is_functorch_wrapped_tensor(values):
+        return "its outputs are within a transform such as vmap"
     if hasattr(values, "full_tensor"):
         return "its outputs are spread over processes"
-    if values.layout != torch.strided and not values.is_nested:
+    if values.is_nested and values.layout != torch.strided:
+        return f"its outputs are a nested tensor of the layout {values.layout}"
+    if values.layout != torch.strided:
         return f"its outputs are sparse ({values.layout})"
     return "its output is a single number" if values.dim() == 0 else ""
 

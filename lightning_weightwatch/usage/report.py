@@ -1,7 +1,6 @@
 """What measuring the usage of a model found: a layer's weights by importance, and the scalars."""
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
@@ -41,9 +40,18 @@ class LayerUsage:
         output_importance: ΣI of each output, float64 [outputs].
         blocks: ΣI over runs of outputs × runs of inputs of about equal length, float64, 32 × 32 at
             most: single neurons where there are no more than 32.
-        suggested_inputs: The fewest inputs that carry the share `keep` of ΣI.
+        suggested_inputs: The fewest inputs that carry the share `keep` of ΣI; of a tensor that
+            several layers are given, all inputs that one of them needs so. Of a convolution in
+            groups it is a multiple of them, if those are not one a channel. What else reads the
+            same inputs, such as a skip connection, no hook sees.
         shares_input_with: The first layer that was given the very same tensor, if any.
-        from_data: Whether its inputs are those of the model, not what another layer gave.
+        from_data: Whether its inputs are those of the model, whatever was done to them on the way
+            to it, not what another layer gave. A second input that is computed with before its
+            first layer is taken for what a layer gave.
+        channels_read: How many channels of the layer that ran before it its inputs are, one by one
+            or flattened. 0 where they are another number (what is joined or split), where the data
+            are its inputs, and where `shares_input_with` counts them.
+        dead_channels: Those of them that were 0 in every sample and position.
     """
 
     name: str
@@ -65,6 +73,16 @@ class LayerUsage:
     suggested_inputs: int
     shares_input_with: str | None = None
     from_data: bool = False
+    channels_read: int = 0
+    dead_channels: tuple[int, ...] = ()
+
+    @property
+    def module(self) -> str:
+        """The path of the module: of attention and recurrent layers without that of the weight."""
+        if self.kind not in ("attention", "rnn"):
+            return self.name
+        weight = self.name[:-2] if self.name.endswith((".q", ".k", ".v")) else self.name
+        return weight.rpartition(".")[0]
 
     @property
     def effective_share(self) -> float:
@@ -91,6 +109,8 @@ class LayerUsage:
             "suggested_inputs": self.suggested_inputs,
             "shares_input_with": self.shares_input_with,
             "from_data": self.from_data,
+            "channels_read": self.channels_read,
+            "dead_channels": len(self.dead_channels),
         }
 
 
@@ -130,12 +150,13 @@ class UsageReport:
         | `effective_weights_share` | Σ `effective_weights` of all weights                        |
         | `low_contribution_share`  | weights below 1 % of the mean importance of their layer     |
         | `top90_share`             | weights that carry 90 % of the importance in their layer    |
-        | `dead_channels`           | channels between layers that were always 0; a tensor that   |
-        |                           | several layers are given counts once, the data do not       |
-        | `dead_channels_share`     | those of all channels between layers                        |
+        | `dead_channels`           | channels of layers that were always 0 where the layer that  |
+        |                           | ran next reads them; a flattened one counts once            |
+        | `dead_channels_share`     | those of all channels that are read so                      |
         | `zero_activations_share`  | values that are 0 of all that layers gave                   |
 
-        What nothing is known of is absent.
+        Neither the data count as channels, nor what is joined (`cat`) or split before it is read:
+        there may be more dead ones than that. What nothing is known of is absent.
         """
         known = self.weighed
         weights = sum(layer.weights for layer in known)
@@ -148,10 +169,9 @@ class UsageReport:
                 / weights,
                 "top90_share": sum(layer.top90_share * layer.weights for layer in known) / weights,
             }
-        fed = list(self._fed())
-        if inputs := sum(layer.inputs for layer in fed):
-            dead = sum(len(layer.dead_inputs) for layer in fed)
-            summary |= {"dead_channels": float(dead), "dead_channels_share": dead / inputs}
+        if channels := sum(layer.channels_read for layer in self.layers):
+            dead = sum(len(layer.dead_channels) for layer in self.layers)
+            summary |= {"dead_channels": float(dead), "dead_channels_share": dead / channels}
         if count := sum(layer.count for layer in self.activations):
             zeros = sum(layer.zero_share * layer.count for layer in self.activations if layer.count)
             summary["zero_activations_share"] = zeros / count
@@ -164,16 +184,4 @@ class UsageReport:
             layer
             for layer in self.layers
             if layer.kind != "embedding" and math.isfinite(layer.entropy)
-        )
-
-    def _fed(self) -> Iterator[LayerUsage]:
-        """The first layer to get each tensor, of those that layers give each other.
-
-        The hidden states of recurrent layers count where another layer is given them.
-        """
-        return (
-            layer
-            for layer in self.layers
-            if not (layer.shares_input_with or layer.from_data or layer.kind == "embedding")
-            and not (layer.kind == "rnn" and ".weight_hh" in f".{layer.name}")
         )

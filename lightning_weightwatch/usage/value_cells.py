@@ -15,27 +15,38 @@ from torch import Tensor
 from lightning_weightwatch.values.blocks import stretches
 from lightning_weightwatch.values.statistics import Histogram, bin_edges
 
-#: So many values of a tensor are counted at most by `sampled_cells`; of more, every k-th.
-SAMPLE = 1 << 17
-#: A cell is at most so wide, as a share of the values in it: 6 bits of the mantissa.
-RELATIVE_WIDTH = 2.0**-6
-#: Sizes below the first are not told from 0, those from the second on not from each other.
-SMALLEST, LARGEST = 2.0**-31, 2.0**33
+#: So many values of an output are counted at most; of more, every k-th.
+SAMPLE = 1 << 15
+#: A cell is at most so wide, as a share of the values in it, for sizes in `FINE`: 6 bits of the
+#: mantissa. Beyond them it has 3 bits.
+RELATIVE_WIDTH, FAR_WIDTH = 2.0**-6, 2.0**-3
+FINE = 2.0**-31, 2.0**33
+#: Smaller sizes are not told from 0; those of float64 from `LARGEST` on not from each other.
+SMALLEST, LARGEST = 2.0**-126, 2.0**128
 
 _BITS = 23 - 6  # of the mantissa that are left out
-_FINE = 64 * 2**6  # cells of a sign from SMALLEST to LARGEST
-_FIRST = (127 - 31) * 2**6  # the one that begins with SMALLEST, among those of its sign
-_BEYOND = _FIRST + _FINE  # the first one from LARGEST on
+_SIGN = 2**14  # cells of a sign before those far out are put together
+_NORMAL = 2**6  # the first one that is told from 0
+_FINE, _COARSE = (127 - 31) * 2**6, (127 + 33) * 2**6  # the first one, and the first beyond
 _INFINITE = 255 * 2**6  # the first one of what is not finite
-_SIGN = 2**14  # cells of a sign
+_TOGETHER = 2**3  # cells far out
+
+# The lower ends of the cells of positive values, and the end of the last one.
+_ALL_EDGES = np.ldexp(
+    1 + np.arange(_INFINITE + 1) % 2**6 * RELATIVE_WIDTH, np.arange(_INFINITE + 1) // 2**6 - 127
+)
+_EDGES = np.concatenate(
+    [
+        _ALL_EDGES[_NORMAL:_FINE:_TOGETHER],
+        _ALL_EDGES[_FINE:_COARSE],
+        _ALL_EDGES[_COARSE:_INFINITE:_TOGETHER],
+        [math.inf],
+    ]
+)
+_SIDE = len(_EDGES) - 1
 
 #: Cells in all: those of negative values in ascending order, that of 0, those of positive ones.
-CELLS = 2 * (_FINE + 1) + 1
-
-# The lower ends of the cells of positive values, and the end of the last but one.
-_EDGES = np.ldexp(
-    1 + np.arange(_FINE + 1) % 2**6 * RELATIVE_WIDTH, np.arange(_FINE + 1) // 2**6 - 31
-)
+CELLS = 2 * _SIDE + 1
 
 _Floats = NDArray[np.float64]
 
@@ -49,40 +60,69 @@ def cells_of(values: Tensor) -> Tensor:
     Returns:
         int64 [CELLS], where the values are.
     """
+    return cells_of_codes(codes_of(values))
+
+
+def sampled_cells(values: Tensor, sample: int = SAMPLE) -> Tensor:
+    """The cells of every k-th value in memory, each k times.
+
+    Args:
+        values: As in `cells_of`, in any layout.
+        sample: The most values to count.
+    """
+    codes, step = sampled_codes(values, sample)
+    return cells_of_codes(codes) * step
+
+
+def sampled_codes(values: Tensor, sample: int = SAMPLE) -> tuple[Tensor, int]:
+    """The codes of every k-th value in memory, and k; see `sampled_cells`."""
+    size = values.numel()
+    step = -(-size // sample)
+    while math.gcd(step, size) > 1 and step > 1:  # else it might meet the same channels each time
+        step += 1
+    return codes_of(_every(values, step)), step
+
+
+def codes_of(values: Tensor) -> Tensor:
+    """Of each value the sign, the exponent and the first bits of the mantissa, as an int16.
+
+    Args:
+        values: As in `cells_of`.
+    """
     if values.dtype == torch.float64:
         largest = torch.finfo(torch.float32).max
         values = torch.where(values.isfinite(), values.clamp(-largest, largest), values)
-    bits = values.float().contiguous().view(torch.int32)
-    raw = torch.bincount((bits >> _BITS) + _SIGN, minlength=2 * _SIGN)
-    # The sign bit makes an int32 negative: cells of negative values come first.
-    negative, positive = raw[:_INFINITE], raw[_SIGN : _SIGN + _INFINITE]
-    zero = negative[:_FIRST].sum() + positive[:_FIRST].sum()
-    fine, beyond = zip(
-        *((of[_FIRST:_BEYOND], of[_BEYOND:].sum()) for of in (negative, positive)), strict=True
-    )
-    low, high = (end.view(1) for end in beyond)
-    return torch.cat([low, fine[0].flip(0), zero.view(1), fine[1], high])
+    return (values.float().view(torch.int32) >> _BITS).short()
 
 
-def sampled_cells(values: Tensor) -> Tensor:
-    """The cells of every k-th value in memory, each k times."""
-    size = values.numel()
-    step = -(-size // SAMPLE)
-    while math.gcd(step, size) > 1 and step > 1:  # else it might meet the same channels each time
-        step += 1
+def cells_of_codes(codes: Tensor) -> Tensor:
+    """The counts of `cells_of`; codes of several tensors are counted sooner at once."""
+    both = torch.bincount(codes + _SIGN, minlength=2 * _SIGN).view(2, _SIGN)
+    # The sign bit makes a number negative: cells of negative values come first.
+    zero = both[:, :_NORMAL].sum().view(1)
+    near = both[:, _NORMAL:_FINE].reshape(2, -1, _TOGETHER).sum(2)
+    far = both[:, _COARSE:_INFINITE].reshape(2, -1, _TOGETHER).sum(2)
+    negative, positive = torch.cat([near, both[:, _FINE:_COARSE], far], dim=1)
+    return torch.cat([negative.flip(0), zero, positive])
+
+
+def _every(values: Tensor, step: int) -> Tensor:
+    if values.is_contiguous():
+        return values.view(-1)[::step]
     taken, offset = [], 0
     for stretch in stretches(values):
         flat = stretch.reshape(-1)
         taken.append(flat[offset::step].contiguous())  # torch.cat is slow with others
         offset = (offset - flat.numel()) % step
-    return cells_of(torch.cat(taken)) * step
+    return torch.cat(taken)
 
 
 def size_quantile(cells: NDArray[np.int64], share: float, low: float, high: float) -> float:
     """The size |x| that a share of the values does not exceed.
 
     It lies in the cell of the value that it is to be, so it is off by `RELATIVE_WIDTH` of it at
-    most; within the cell it is interpolated.
+    most, or by `FAR_WIDTH` beyond `FINE`; within the cell it is interpolated. It is NaN where it is
+    beyond float32.
 
     Args:
         cells: Counts.
@@ -90,14 +130,16 @@ def size_quantile(cells: NDArray[np.int64], share: float, low: float, high: floa
         low: The smallest value.
         high: The largest value.
     """
-    counts = cells[_FINE + 2 :] + cells[_FINE::-1]
-    counts = np.concatenate([[cells[_FINE + 1]], counts])
+    counts = cells[_SIDE + 1 :] + cells[:_SIDE][::-1]
+    counts = np.concatenate([[cells[_SIDE]], counts])
     largest = max(-low, high)
     smallest = max(low, -high, 0.0)
-    ends = np.concatenate([[0.0], _EDGES, [math.inf]]).clip(smallest, largest)
+    ends = np.concatenate([[0.0], _EDGES]).clip(smallest, largest)
     rank = max(math.ceil(share * counts.sum()) - 1, 0)
     upto = np.cumsum(counts)
     cell = int(np.searchsorted(upto, rank, side="right"))
+    if cell == _SIDE and largest >= LARGEST:
+        return math.nan
     within = (rank + 0.5 - (upto[cell] - counts[cell])) / counts[cell]
     return float(ends[cell] + min(within, 1.0) * (ends[cell + 1] - ends[cell]))
 
@@ -117,8 +159,8 @@ def histogram_of(cells: NDArray[np.int64], count: int, low: float, high: float) 
     edges = bin_edges(low, high)
     # What is not told from 0 is at 0, which is below any edge but 0 itself.
     tiny = float(np.nextafter(0, 1))
-    ends = np.concatenate([[-math.inf], -_EDGES[::-1], _EDGES, [math.inf]])
-    ends[_FINE + 1 : _FINE + 3] = 0.0, tiny
+    ends = np.concatenate([-_EDGES[::-1], _EDGES])
+    ends[_SIDE : _SIDE + 2] = 0.0, tiny
     below = np.concatenate([[0], np.cumsum(cells)])
     inner = np.nextafter(edges[1:-1], -math.inf)  # a bin begins with its left edge
     places = np.interp(inner, ends.clip(low, high), below)

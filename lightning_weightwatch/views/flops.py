@@ -34,6 +34,8 @@ _ROWS = 40
 # With fewer rows a table says little of a large model.
 _FEW = 10
 _INDENT = 2
+# Names are set in by at most this part of the width.
+_OF_WIDTH = 4
 # Smaller counts are shown to the last digit.
 _EXACT = 10_000
 
@@ -66,7 +68,8 @@ def flop_view(
     for name, what in flop_facts(report, steps, samples):
         facts.add_row(name, Text(one_line(what)))
     rows = _shown(report, depth, None if width is None else _ROWS)
-    table, left_out = fitted_table(rows, _columns(report, tree=width is not None), width)
+    step, most = (0, 0) if width is None else _indents(rows, width)
+    table, left_out = fitted_table(rows, _columns(report, step, most), width)
     parts: list[RenderableType] = [_line(title, "bold"), facts, Text(), table]
     spots = hot_spots(report, top)
     if spots:
@@ -98,7 +101,7 @@ def flop_markdown(
     rows = _shown(report, None, MAX_ROWS)
     parts = [
         "\n".join(f"- {name}: {escape_markdown(what)}" for name, what in facts),
-        _as_markdown(rows, _columns(report, tree=False)),
+        _as_markdown(rows, _columns(report)),
     ]
     if len(rows) < len(report.modules):
         parts.append(f"{_not_shown(report, rows)}.")
@@ -152,16 +155,28 @@ def _shown(report: FlopReport, depth: int | None, most: int | None) -> list[Modu
     return [module for module in modules if id(module) in kept]
 
 
-def _columns(report: FlopReport, *, tree: bool) -> list[Column[ModuleCost]]:
-    """Columns that hold nothing are not there."""
+def _indents(rows: Sequence[ModuleCost], width: int) -> tuple[int, int]:
+    """By how much each level is set in, and the most of all: names have to have room too."""
+    most, deepest = width // _OF_WIDTH, max(row.depth for row in rows)
+    return (_INDENT if _INDENT * deepest <= most else 1), most
+
+
+def _columns(report: FlopReport, step: int = 0, most: int = 0) -> list[Column[ModuleCost]]:
+    """Columns that hold nothing are not there.
+
+    Args:
+        report: The counts.
+        step: By how much a name is set in for each level; 0 for whole names, which are not.
+        most: By how much at most.
+    """
     forward, parameters = max(report.forward, 1), max(report.parameters, 1)
     intensities = {row["name"]: row["intensity"] for row in report.records()}
 
     def name(row: ModuleCost) -> Text:
-        if not tree or row.depth == 0:
+        if not step or row.depth == 0:
             return Text(one_line(row.name), style=_style(row))
         last = one_line(row.name.rpartition(".")[2])
-        return Text(" " * (_INDENT * row.depth) + last, style=_style(row))
+        return Text(" " * min(step * row.depth, most) + last, style=_style(row))
 
     columns = [
         Column("module", name, 0, left=True),

@@ -1,5 +1,6 @@
 """Is a model oversized? A table of how its weights are used, and a sentence for each layer."""
 
+from collections import Counter
 from collections.abc import Callable
 
 from rich.console import Group, RenderableType
@@ -23,6 +24,8 @@ GAUSSIAN_SHARE = 0.753
 # A layer that could do with so few of its inputs has room.
 _ROOM = 0.75
 _REASONS = 5
+# Of the readers of one tensor so many are named.
+_NAMED = 4
 # Up to so many layers the page has a sentence for each; of more only for those with room.
 _FEW = 12
 
@@ -55,8 +58,8 @@ def usage_markdown(report: UsageReport) -> str:
     first, *told, last = _sentences(report, escape_markdown, chosen[:MAX_ROWS])
     if more := len(report.layers) - len(told):
         told.append(
-            f"{_counted(more, 'layer')} more {'has' if more == 1 else 'have'} less room, or "
-            "none; the table has the numbers."
+            f"{more:,} more {'has' if more == 1 else 'have'} less room, or none; the table has the "
+            "numbers."
         )
     listed = "\n".join(f"- {sentence}" for sentence in told)
     table = markdown_table(report.records(), _COLUMNS)
@@ -91,45 +94,56 @@ _TERMINAL_COLUMNS: list[Column[LayerUsage]] = [
     Column("top 90 %", lambda row: Text(_share(row.top90_share)), 4),
     Column("inputs", lambda row: Text(f"{row.inputs:,}"), 1),
     Column("dead", lambda row: Text(f"{len(row.dead_inputs):,}"), 1),
-    Column("would do", lambda row: Text(f"{row.suggested_inputs:,}"), 0),
+    Column("draws on", lambda row: Text(f"{row.suggested_inputs:,}"), 0),
 ]
 
 
 def _sentences(
     report: UsageReport, shown: Callable[[str], str], told: list[LayerUsage]
 ) -> list[str]:
+    readers: dict[str, list[str]] = {}
+    for layer in report.layers:
+        readers.setdefault(layer.shares_input_with or layer.name, []).append(layer.name)
     return [
         _answer(report),
-        *(_of_layer(layer, report.keep, shown) for layer in told),
+        *(
+            _of_layer(layer, report.keep, shown, readers[layer.shares_input_with or layer.name])
+            for layer in told
+        ),
         "This is a hint, about these weights and these data: what an input carries is not what "
-        "the model loses without it. PruningTrial tries it.",
+        "the model loses without it, and what else reads it, such as a skip connection, is not "
+        "seen here. PruningTrial tries it.",
     ]
 
 
 def _answer(report: UsageReport) -> str:
     summary = report.summary()
+    if not report.layers and report.skipped:
+        return f"Is the model oversized? Nothing could be measured: {_commonest(report.skipped)}."
     seen = f"in {_counted(report.batches, 'batch', 'batches')}"
     if "effective_weights_share" not in summary:
         return f"Is the model oversized? Nothing can be said: no weight mattered {seen}."
-    judged = [layer for layer in report.layers if _is_fed_by_a_layer(layer)]
-    roomy = sum(map(_has_room, judged))
+    judged = {layer.module for layer in report.layers if _is_fed_by_a_layer(layer)}
+    roomy = len({layer.module for layer in report.layers if _has_room(layer)})
     if not judged:
         verdict = "no layer is fed by another, so nothing is said of widths"
     elif roomy:
         verdict = (
-            f"there is room in {roomy} of {_counted(len(judged), 'layer')}, which could do with "
-            f"{_share(_ROOM)} of the inputs or fewer"
+            f"there may be room: {roomy} of {_counted(len(judged), 'layer')} "
+            f"{'draws' if roomy == 1 else 'draw'} on {_share(_ROOM)} of the inputs or fewer for "
+            f"{_share(report.keep)} of the importance"
         )
     else:
         verdict = (
-            f"no room to speak of: each of {_counted(len(judged), 'layer')} needs more than "
+            f"no room to speak of: each of {_counted(len(judged), 'layer')} draws on more than "
             f"{_share(_ROOM)} of its inputs"
         )
     weights = sum(layer.weights for layer in report.weighed)
     dead = int(summary.get("dead_channels", 0))
     return (
         f"Is the model oversized? Judged by {seen[3:]}, {verdict}. "
-        f"{_counted(dead, 'channel')} between layers {'is' if dead == 1 else 'are'} dead; "
+        f"{_counted(dead, 'channel')} of layers {'is' if dead == 1 else 'are'} dead where the next "
+        "layer reads them; "
         f"{weights:,} weights matter as much as "
         f"{summary['effective_weights_share'] * weights:,.0f} of one importance would "
         f"({_share(summary['effective_weights_share'])}; weights from a normal distribution with "
@@ -138,8 +152,10 @@ def _answer(report: UsageReport) -> str:
     )
 
 
-def _of_layer(layer: LayerUsage, keep: float, shown: Callable[[str], str]) -> str:
-    """The width of what feeds a layer, and how its importance is spread."""
+def _of_layer(
+    layer: LayerUsage, keep: float, shown: Callable[[str], str], readers: list[str]
+) -> str:
+    """The width of what feeds a layer and other readers, and how its importance is spread."""
     name, unit, dead = shown(layer.name), _unit(layer), len(layer.dead_inputs)
     if not layer.suggested_inputs:
         dead_or_zero = "all it was given was 0" if dead == layer.inputs else "its weights are 0"
@@ -156,14 +172,17 @@ def _of_layer(layer: LayerUsage, keep: float, shown: Callable[[str], str]) -> st
     else:
         counted = _counted(layer.inputs, unit)
         of = f"the {counted} of the data" if layer.from_data else f"its {counted}"
+        own = "" if layer.module in ("", layer.name) else f"{layer.module}."
+        others = [shown(each.removeprefix(own)) for each in readers if each != layer.name]
+        those = f" of it and of {_listed(others)}, which read the same" if others else ""
         what = (
             f"of {of} {f'{dead:,}' if dead else 'none'} {are if dead else 'is'} dead, and "
-            f"{layer.suggested_inputs:,} {carry} {_share(keep)} of the importance"
+            f"{layer.suggested_inputs:,} {carry} {_share(keep)} of the importance{those}"
         )
         if _has_room(layer):
-            would = f"{_counted(layer.suggested_inputs, unit)} would do"
-            same = layer.shares_input_with
-            what += f": {would}" + (f", if they do for {shown(same)} too" if same else "")
+            alone = "these layers go" if others else "this layer goes"
+            would = _counted(layer.suggested_inputs, unit)
+            what += f": as far as {alone}, {would} would do"
         elif not layer.from_data:
             what += ": no room to speak of"
     return (
@@ -200,12 +219,29 @@ def _left_out(skipped: tuple[Skipped, ...], shown: Callable[[str], str]) -> list
 
 
 def _share(value: float) -> str:
-    """A percentage, with a decimal where that says more."""
+    """A percentage in about two digits, more of them near 100, which only all of it is."""
     if value != value:
         return "–"
     percent = 100 * value
-    rough = 10 <= percent <= 99 or percent in (0, 100)
+    if 0 < percent < 0.01:
+        return "<0.01 %"
+    if 99 < percent < 100:
+        return f"{percent:.4g} %" if percent < 99.99 else ">99.9 %"
+    rough = percent >= 10 or percent == 0
     return f"{percent:.0f} %" if rough or percent == round(percent) else f"{percent:.2g} %"
+
+
+def _listed(names: list[str]) -> str:
+    """A few names; of more how many."""
+    if len(names) > _NAMED:
+        return f"{', '.join(names[:_NAMED])} and {len(names) - _NAMED:,} more"
+    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
+
+
+def _commonest(skipped: tuple[Skipped, ...]) -> str:
+    """The reason why most were left out, of weights of layers if there are such among them."""
+    layers = [item for item in skipped if item.kind not in (None, "norm", "bias", "other")]
+    return Counter(item.reason for item in layers or skipped).most_common(1)[0][0]
 
 
 def _counted(count: int, word: str, several: str | None = None) -> str:

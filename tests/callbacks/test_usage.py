@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +11,12 @@ import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import EarlyStopping, Timer
+from lightning.pytorch.loggers import TensorBoardLogger
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 
 from lightning_weightwatch import WeightUsageMonitor, measure_usage
+from lightning_weightwatch.callbacks.run_cost import RunCost
 from lightning_weightwatch.usage.report import UsageReport
 from tests.callbacks.fits import (
     BATCH,
@@ -288,3 +293,165 @@ def test_compiled_parts_get_no_hooks_and_are_named(tmp_path: Path) -> None:
     assert set(hooked) == {before}
     reasons = {item.name: item.reason for item in report_of(monitor).skipped}
     assert reasons["net.0"] == "it is compiled, and hooks on it would be too"
+
+
+def test_two_monitors_stand_side_by_side_on_fused_layers(tmp_path: Path) -> None:
+    seed_everything(3, verbose=False)
+    alone = Encoder()
+    trainer([], tmp_path).fit(alone, train_loader(), val_loader())
+    seed_everything(3, verbose=False)
+    model, first = Encoder(), WeightUsageMonitor(prefix="a")
+    second = WeightUsageMonitor(prefix="b", mode="wua", num_batches=2)
+    trainer([first, second], tmp_path).fit(model, train_loader(), val_loader())
+    assert (bits(model), model.losses) == (bits(alone), alone.losses)
+    assert (report_of(first).batches, report_of(second).batches) == (4, 2)
+    assert not any("forward" in vars(module) for module in model.modules())
+
+
+class Reads(Perceptron):
+    """Its forward reads a value, which a copy without values cannot, and counts its calls."""
+
+    calls = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        assert x.mean().item() is not None
+        return super().forward(x)
+
+
+def test_a_model_that_cannot_be_counted_is_not_run_once_more(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    runs = []
+    both: tuple[list[Callback], ...] = ([], [WeightUsageMonitor()])
+    for callbacks in both:
+        model = Reads()
+        with caplog.at_level("INFO"):
+            fit = trainer(callbacks, tmp_path, logger=TensorBoardLogger(tmp_path))
+            fit.fit(model, train_loader(), val_loader())
+        runs.append(model.calls)
+    assert runs[0] == runs[1]
+    assert "WeightUsageMonitor does not count operations" in caplog.text
+    assert "WeightUsageMonitor does not draw the network" in caplog.text
+    assert "run_flops" not in both[1][0].history[-1]  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"max_steps": 4, "accumulate_grad_batches": 2, "max_epochs": -1},
+        {"max_epochs": 2},
+        {"max_epochs": 100, "max_time": {"milliseconds": 1}},
+    ],
+    ids=["steps", "epochs", "time"],
+)
+def test_a_fit_that_ends_as_planned_saves_nothing(
+    options: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO"):
+        fitted(WeightUsageMonitor(), tmp_path, **options)
+    assert "of training and validation." in caplog.text
+    assert "ended early" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"val_check_interval": 50, "check_val_every_n_epoch": None},
+        {"val_check_interval": timedelta(hours=1), "check_val_every_n_epoch": None},
+    ],
+    ids=["batches", "clock"],
+)
+def test_where_a_validation_does_not_come_the_last_batches_are_listened_to(
+    options: dict[str, Any], tmp_path: Path
+) -> None:
+    monitor = WeightUsageMonitor(num_batches=2)
+    fitted(monitor, tmp_path, **options)
+    assert [entry["epoch"] for entry in monitor.history] == [0, 1, 2]
+    assert report_of(monitor).batches == 2
+
+
+def test_an_epoch_with_a_validation_within_it_is_measured_there(tmp_path: Path) -> None:
+    monitor = WeightUsageMonitor()
+    options = {"val_check_interval": 4, "check_val_every_n_epoch": None, "max_epochs": 2}
+    fitted(monitor, tmp_path, **options)  # type: ignore[arg-type]
+    assert len(monitor.history) == 3, "of 12 batches, after every fourth"
+    assert report_of(monitor).samples == VALIDATION
+
+
+def test_other_weights_than_those_of_the_validation_are_refused(tmp_path: Path) -> None:
+    class WeightAveraging(Callback):
+        pass
+
+    averaging, monitor = WeightAveraging(), WeightUsageMonitor()
+    with pytest.raises(ValueError, match="WeightAveraging is listed before WeightUsageMonitor"):
+        trainer([averaging, monitor], tmp_path).fit(Perceptron(), train_loader(), val_loader())
+    fitted(monitor, tmp_path, callbacks=(averaging,), max_epochs=1)
+
+
+def test_a_layer_that_thaws_costs_more_from_then_on(tmp_path: Path) -> None:
+    class Thaws(Perceptron):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net[:3].requires_grad_(False)
+
+        def on_train_epoch_start(self) -> None:
+            self.net[:3].requires_grad_(self.current_epoch > 0)
+
+    monitor = WeightUsageMonitor()
+    fitted(monitor, tmp_path, Thaws(), max_epochs=2)
+    first, second = (entry["run_flops"] for entry in monitor.history)
+    head = 2 * 40 * CLASSES
+    assert first == (FORWARD + 2 * head) * TRAIN + FORWARD * VALIDATION
+    assert second - first == 3 * FORWARD * TRAIN + FORWARD * VALIDATION
+
+
+def test_a_fit_goes_on_counting_on_another_number_of_processes() -> None:
+    first, second = RunCost(), RunCost()
+    first.processes, second.processes = 2, 1
+    first.restore({"flops": 12.0, "batches": 3})
+    second.restore(first.state())
+    assert (first.state(), second.state()) == ({"flops": 12.0, "batches": 3},) * 2
+
+
+def test_a_copy_that_is_made_after_a_validation_has_no_hooks(tmp_path: Path) -> None:
+    class Copies(Callback):
+        def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+            assert isinstance(pl_module, Perceptron)
+            copies.append(copy.deepcopy(pl_module.net))
+
+    copies: list[nn.Module] = []
+    monitor = WeightUsageMonitor()
+    trainer([Copies(), monitor], tmp_path).fit(Perceptron(), train_loader(), val_loader())
+    assert [hooks_of(made) for made in copies] == [0] * len(copies)
+    assert report_of(monitor).batches == 4
+
+
+def test_of_many_modules_there_are_no_charts_and_histograms_of_each(tmp_path: Path) -> None:
+    model = Perceptron()
+    model.net = nn.Sequential(
+        nn.Linear(FEATURES, CLASSES), *(nn.Linear(CLASSES, CLASSES) for _ in range(70))
+    )
+    logger = TensorBoardLogger(tmp_path)
+    fitted(WeightUsageMonitor(), tmp_path, model, logger=logger, max_epochs=1)
+    events = EventAccumulator(logger.log_dir)
+    tags = [
+        tag for found in events.Reload().Tags().values() if isinstance(found, list) for tag in found
+    ]
+    assert "weightwatch/effective_weights_share" in tags
+    assert not [tag for tag in tags if tag.startswith("weightwatch-")]
+
+
+def test_functions_that_are_compiled_as_a_whole_stay_so(tmp_path: Path) -> None:
+    class Compiled(Perceptron):
+        def __init__(self) -> None:
+            super().__init__()
+            self.run = [torch.compile(self.net.forward, backend="eager", fullgraph=True)]
+
+        def forward(self, x: Tensor) -> Tensor:
+            logits: Tensor = self.run[0](x)
+            return logits
+
+    monitor = WeightUsageMonitor()
+    fitted(monitor, tmp_path, Compiled(), limit_val_batches=0, max_epochs=1)
+    assert len(monitor.history) == 1

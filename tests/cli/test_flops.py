@@ -13,6 +13,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+import torch
 
 from lightning_weightwatch.cli import flops
 from lightning_weightwatch.cli.built_model import parsed_arguments
@@ -265,6 +266,46 @@ def test_the_number_of_hot_spots_is_asked_for(capsys: pytest.CaptureFixture[str]
         assert text.count(" #1") == 2 * top
 
 
+def test_the_figure_has_as_many_hot_spots_as_are_asked_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sizes = []
+    for top in ("1", "12"):
+        target = tmp_path / f"{top}.svg"
+        deep = ["flops", f"{MODELS}:deep", "--input", "1,4", "--depth", "0"]
+        printed(capsys, *deep, "--top", top, "--figure", str(target))
+        sizes.append(float(ElementTree.parse(target).getroot().attrib["height"].rstrip("pt")))
+    assert sizes[1] > 2 * sizes[0]
+
+
+def test_code_that_goes_elsewhere_and_sets_the_dtype_is_followed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "far.py").write_text(
+        "import os, torch\n"
+        "torch.set_default_dtype(torch.float64)\n"
+        "os.chdir('elsewhere')\n"
+        "class Net(torch.nn.Linear):\n"
+        "    def __init__(self):\n"
+        "        super().__init__(4, 3)\n"
+        "    def forward(self, x):\n"
+        "        assert x.dtype == torch.float64\n"
+        "        return super().forward(x)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    try:
+        for extra in ([], ["--profile"]):
+            printed(capsys, "flops", "far.py:Net", "--input", "2,4", "--json", "far.json", *extra)
+            found = json.loads((tmp_path / "far.json").read_text(encoding="utf-8"))
+            assert found["summary"]["forward_flops"] == 2 * 2 * 4 * 3
+            assert found["fallback"] == ""
+            assert Path.cwd() == tmp_path
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
 @pytest.mark.parametrize("output", ["table", "--json", "--csv", "--markdown"])
 def test_hostile_names_do_no_harm_anywhere(
     output: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -293,7 +334,7 @@ WRONG: list[tuple[Sequence[str], str]] = [
     (["flops", "a b:Net"], "must be package.module:Name or file.py:Name"),
     (["flops", "NET:Size"], "is a class, but not of nn.Module"),
     (["flops", "NET:number"], "is of type int: give a class or a function"),
-    (["flops", "NET:table"], "returned a dict, and must return an nn.Module"),
+    (["flops", "NET:table"], "returned a value of type dict, not an nn.Module"),
     (["flops", "NET:leaves"], "cannot be built: SystemExit: gone"),
     (["flops", "NET:ready", "--init", "a=1"], "is a model already: --init is for"),
     (["flops", "NET:Nothing", "--input", "1"], "neither a forward nor a training_step"),

@@ -292,6 +292,7 @@ def test_tensorboard_gets_curves_histograms_figures_and_texts(
     histograms = {f"weightwatch-weights/{i:03d}_{name}" for i, name in enumerate(parameters)}
     histograms |= {f"weightwatch-gradients/{i:03d}_{name}" for i, name in enumerate(parameters)}
     of_all = {"weightwatch/weights", "weightwatch/gradients", "weightwatch/alpha_layers"}
+    histograms |= {f"weightwatch-activations/{i:03d}_net.{i}" for i in range(5)}
     assert {*of_all, *histograms} == set(tags["histograms"])
     figures = {f"weightwatch-esd/{layer}" for layer in ("000_net.0", "001_net.2")}
     figures |= {
@@ -304,8 +305,11 @@ def test_tensorboard_gets_curves_histograms_figures_and_texts(
         for name in ("damage", "layers")
     }
     figures |= {"weightwatch/quantization_weights", "weightwatch/pareto"}
+    figures |= {
+        f"weightwatch/{name}" for name in ("network", "activation_ranges", "flop_hot_spots")
+    }
     assert set(tags["images"]) == figures
-    texts = ("diagnosis", "quantization", "pruning", "modules")
+    texts = ("diagnosis", "quantization", "pruning", "modules", "usage")
     assert set(tags["tensors"]) == {f"weightwatch/{text}/text_summary" for text in texts}
 
 

@@ -12,10 +12,11 @@ import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.nn.utils import parametrizations, prune
 from torch.nn.utils.rnn import PackedSequence, pack_sequence
 
-from lightning_weightwatch.model.meta import batch_on_meta, copied, on_meta
+from lightning_weightwatch.model.meta import batch_copied, batch_on_meta, copied, on_meta
 from lightning_weightwatch.model.running import CannotRun, run_on_batch
 
 
@@ -219,3 +220,47 @@ def test_tensors_in_any_container_go_to_meta_and_the_batch_stays_as_it_was() -> 
     kept = [given["tensor"], given["list"][0], given["pair"].image, given["sample"].image,
             given["encoding"]["input_ids"], given["graphs"].x, given["packed"].data]  # fmt: skip
     assert not any(tensor.is_meta for tensor in kept)
+
+
+def test_a_tensor_that_stands_twice_in_a_batch_is_one_on_meta() -> None:
+    x, array = torch.ones(3), np.ones(2)
+    made = batch_on_meta({"q": x, "more": [x, Pair(x, array), array]})
+    assert made["q"] is made["more"][0] is made["more"][1].image
+    assert made["more"][1].label is made["more"][2]
+
+
+def test_tensors_that_a_mapping_makes_as_it_is_asked_are_not_taken_for_each_other() -> None:
+    class Lazy(dict[str, Any]):
+        def items(self) -> Any:
+            return ((str(size), torch.ones(size)) for size in range(50))
+
+    assert [len(tensor) for tensor in batch_on_meta(Lazy()).values()] == list(range(50))
+
+
+def test_a_copy_of_a_batch_has_its_values_and_shares_nothing() -> None:
+    x = torch.ones(3, requires_grad=True)
+    batch: Any = {"x": [x, x, 7], "array": np.ones(2), "sample": Sample(x * 2, "cat"),
+                  "packed": pack_sequence([x])}  # fmt: skip
+    made = batch_copied(batch)
+    assert made["x"][0] is made["x"][1] is not x
+    assert made["x"][0].requires_grad
+    assert torch.equal(made["x"][0], x)
+    made["array"][:] = 5
+    with torch.no_grad():
+        for tensor in (made["x"][0], made["sample"].image, made["packed"].data):
+            tensor.fill_(5)
+    assert batch["array"].tolist() == [1, 1]
+    assert (x.tolist(), batch["sample"].image.tolist()) == ([1, 1, 1], [2, 2, 2])
+    assert batch["packed"].data.tolist() == [1, 1, 1]
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm")
+def test_hooks_with_which_torch_computes_weights_are_in_the_copy() -> None:
+    layer = nn.utils.weight_norm(nn.Linear(3, 2))
+    layer.register_forward_hook(lambda *_: pytest.fail("not the hook of a user"))
+    made: Any = copied(layer)
+    with torch.no_grad():
+        made.weight_g.mul_(2)
+    x = torch.ones(1, 3)
+    assert torch.equal(made(x) - made.bias, 2 * (F.linear(x, layer.weight)))
+    assert len(layer._forward_pre_hooks) == 1

@@ -120,6 +120,16 @@ def test_forward_is_known_where_it_is(module: nn.Module) -> None:
     assert has_forward(module)
 
 
+def test_traced_and_exported_modules_have_a_forward() -> None:
+    layer = nn.Sequential(nn.Linear(3, 1))
+    with pytest.warns(DeprecationWarning, match="trace"):
+        traced = torch.jit.trace(layer, X)  # type: ignore[no-untyped-call]
+    exported = torch.export.export(layer, (X,)).module()
+    for made in (torch.fx.symbolic_trace(layer), exported, traced):
+        assert has_forward(made)
+        assert torch.equal(run_on_batch(made, X), layer(X))
+
+
 def test_arrays_become_tensors_and_integers_stay_integers() -> None:
     batch = to_device({"x": np.ones(3), "y": [np.arange(3)], "name": "a"}, torch.device("cpu"))
     assert batch["x"].dtype == torch.float32

@@ -70,12 +70,15 @@ def test_the_numbers_do_not_depend_on_the_mode_and_can_be_used_in_any(
 def test_no_graph_is_kept() -> None:
     layer = nn.Linear(3, 3)
     with Activations([("layer", layer)]) as activations:
-        output = layer(normal(4, 3).requires_grad_())
-    assert output.grad_fn is not None
-    held = [vars(each) for each in vars(activations)["_sums"].values()]
-    tensors = [value for each in held for value in each.values() if isinstance(value, Tensor)]
-    assert tensors
-    assert not any(tensor.requires_grad for tensor in tensors)
+        for rows in (4, 20_000):
+            output = layer(normal(rows, 3).requires_grad_())
+            assert output.grad_fn is not None
+            (running,) = vars(activations)["_running"].values()
+            held = list(vars(running)["_small"])
+            held += [each.totals for each in vars(running)["_readings"]]
+            assert held
+            assert not any(tensor.requires_grad for tensor in held)
+    assert activations.of_layers()[0].count == 3 * 20_004
 
 
 def hooks_of(model: nn.Module) -> list[Any]:
@@ -149,9 +152,9 @@ def same(found: LayerActivations, wanted: LayerActivations) -> None:
     for name, value in vars(wanted).items():
         other = getattr(found, name)
         if isinstance(value, Tensor):
-            assert other.numpy() == pytest.approx(value.numpy(), rel=1e-9, nan_ok=True), name
+            assert other.numpy() == pytest.approx(value.numpy(), rel=1e-5, abs=1e-6), name
         elif isinstance(value, float):
-            assert other == pytest.approx(value, rel=1e-9), name
+            assert other == pytest.approx(value, rel=1e-5, abs=1e-6), name
         else:
             assert other == value, name
 
@@ -190,7 +193,7 @@ def test_a_layer_with_other_channels_elsewhere_has_one() -> None:
     for part in parts:
         (found,) = part.of_layers()
         assert (found.channels, found.count) == (1, 23)
-        assert found.std == pytest.approx(np.std(both.numpy()), rel=1e-9)
+        assert found.std == pytest.approx(np.std(both.numpy()), rel=1e-5)
         assert math.isclose(found.channel_mean.item(), found.mean)
 
 
@@ -230,8 +233,8 @@ def test_modes_of_torch_do_not_matter() -> None:
         with torch.no_grad():
             expected = model[0](normal(4, 3, 9, 9)).double()
     assert half.skipped == ()
-    assert half.of_layers()[0].mean == pytest.approx(float(expected.mean()), rel=1e-9)
-    assert half.of_layers()[0].std == pytest.approx(float(expected.std(correction=0)), rel=1e-9)
+    assert half.of_layers()[0].mean == pytest.approx(float(expected.mean()), abs=1e-6)
+    assert half.of_layers()[0].std == pytest.approx(float(expected.std(correction=0)), rel=1e-5)
 
 
 def test_other_transforms_are_not_disturbed() -> None:

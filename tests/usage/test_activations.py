@@ -1,5 +1,6 @@
 """Statistics of outputs are those that numpy finds in all outputs at once."""
 
+import copy
 import math
 from collections.abc import Callable
 from typing import Any
@@ -16,7 +17,7 @@ from lightning_weightwatch.usage.activations import (
     LayerActivations,
     observed_modules,
 )
-from lightning_weightwatch.usage.value_cells import RELATIVE_WIDTH, SAMPLE
+from lightning_weightwatch.usage.value_cells import FAR_WIDTH, RELATIVE_WIDTH, SAMPLE
 from tests.trials.layers import normal
 
 Floats = NDArray[np.float64]
@@ -49,12 +50,13 @@ def seen(module: nn.Module, *inputs: Any) -> LayerActivations:
 def check(found: LayerActivations, rows: Floats) -> None:
     """Compare with numpy, given [channels, values]."""
     assert (found.channels, found.count, found.nonfinite) == (len(rows), rows.size, 0)
-    assert found.mean == pytest.approx(rows.mean(), rel=1e-9, abs=1e-12)
-    assert found.std == pytest.approx(rows.std(), rel=1e-9, abs=1e-12)
+    size = 1e-6 * (np.abs(rows.mean(1)) + rows.std(1))
+    assert abs(found.mean - rows.mean()) <= size.max()
+    assert found.std == pytest.approx(rows.std(), rel=1e-5, abs=1e-12)
     assert (found.min, found.max) == (rows.min(), rows.max())
     assert found.zero_share == (rows == 0).mean()
-    np.testing.assert_allclose(found.channel_mean, rows.mean(1), rtol=1e-9, atol=1e-12)
-    np.testing.assert_allclose(found.channel_std, rows.std(1), rtol=1e-9, atol=1e-12)
+    assert (np.abs(found.channel_mean.numpy() - rows.mean(1)) <= size + 1e-12).all()
+    np.testing.assert_allclose(found.channel_std, rows.std(1), rtol=1e-5, atol=1e-12)
     assert found.channel_min.tolist() == rows.min(1).tolist()
     assert found.channel_max.tolist() == rows.max(1).tolist()
     assert found.channel_zero_share.tolist() == (rows == 0).mean(1).tolist()
@@ -94,7 +96,7 @@ def test_all_of_it_is_what_numpy_finds(shape: tuple[int, ...], axis: int, shift:
 def test_a_small_spread_about_a_large_mean_is_found() -> None:
     x = normal(64, 3, 32, 32) + 1e4
     found, rows = seen(Normalizes(3), x), rows_of(x, 1)
-    assert found.channel_std.numpy() == pytest.approx(rows.std(1), rel=1e-9)
+    assert found.channel_std.numpy() == pytest.approx(rows.std(1), rel=1e-5)
     check(found, rows)
     wide = x.double() + 1e7
     assert seen(Normalizes(3), wide).std == pytest.approx(rows_of(wide, 1).std(), rel=1e-9)
@@ -107,6 +109,67 @@ def test_a_stream_of_batches_is_the_same_as_all_at_once(parts: int) -> None:
     whole, streamed = seen(Normalizes(4), x), seen(Normalizes(4), *x.tensor_split(parts))
     assert streamed.histogram == whole.histogram
     assert streamed.p999 == whole.p999
+
+
+def test_small_outputs_that_are_read_together_are_all_there() -> None:
+    wide, narrow = normal(900, 60), normal(500, 3, seed=1)
+    for x in (wide, wide.double()):
+        check(seen(Gives(), *torch.split(x, 7)), rows_of(x, 1))
+    mixed = [
+        part
+        for pair in zip(torch.split(wide, 9), torch.split(narrow, 5), strict=True)
+        for part in pair
+    ]
+    every = torch.cat([wide.flatten(), narrow.flatten()]).view(1, -1)
+    check(seen(Gives(), *mixed), rows_of(every, 0))
+    waiting = normal(4, 3)
+    with Activations([("layer", layer := Gives())]) as activations:
+        layer(waiting)
+        waiting.zero_()
+    check(activations.of_layers()[0], rows_of(normal(4, 3), 1))
+    with activations:
+        layer(normal(5, 3, seed=1))
+    both = torch.cat([normal(4, 3), normal(5, 3, seed=1)])
+    check(activations.of_layers()[0], rows_of(both, 1))
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-20, 1e20, 1e30])
+def test_sizes_whose_squares_are_beyond_float32_are_read_in_float64(scale: float) -> None:
+    x = normal(700, 40) * scale
+    found, rows = seen(Gives(), x), rows_of(x, 1)
+    assert found.std == pytest.approx(rows.std(), rel=1e-9)
+    assert found.channel_std.numpy() == pytest.approx(rows.std(1), rel=1e-9)
+    expected = np.quantile(np.abs(rows), 0.999, method="inverted_cdf")
+    assert found.p999 == pytest.approx(expected, rel=FAR_WIDTH)
+    counts, edges = np.histogram(rows, 64, (found.min, found.max))
+    apart = np.abs(np.cumsum(counts) - np.cumsum(found.histogram.counts))
+    assert apart.max() <= 0.05 * rows.size
+    assert found.histogram.edges == pytest.approx(edges)
+
+
+@pytest.mark.parametrize("scale", [1e-200, 1e200])
+def test_sizes_whose_squares_no_number_holds_are_skipped(scale: float) -> None:
+    layer = Gives()
+    with Activations([("layer", layer)]) as activations:
+        layer(normal(20, 3).double() * scale)
+    reason = "its outputs are too large or too small to be squared"
+    assert activations.skipped == (Skipped("layer", reason),)
+
+
+def test_findings_of_the_same_outputs_are_equal() -> None:
+    found, other = (seen(nn.ReLU(), normal(9, 3)) for _ in range(2))
+    assert found == copy.deepcopy(found) == other
+    assert found != seen(nn.ReLU(), normal(9, 3, seed=1))
+
+
+def test_an_empty_batch_is_a_reason_of_its_own() -> None:
+    layer, other = Gives(), nn.ReLU()
+    with Activations([("layer", layer), ("other", other)]) as activations:
+        layer(torch.ones(0, 3))
+        other(torch.ones(0, 3))
+        other(torch.ones(2, 3))
+    assert activations.skipped == (Skipped("layer", "its outputs are empty"),)
+    assert activations.of_layers()[0].count == 6
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
@@ -185,12 +248,12 @@ def test_of_a_large_output_a_sample_tells_the_quantile() -> None:
     x = normal(3, 16, 300, 300)
     found = seen(Normalizes(16), x)
     rows = rows_of(x, 1)
-    assert found.mean == pytest.approx(rows.mean(), rel=1e-9)
+    assert abs(found.mean - rows.mean()) <= 1e-6
     assert (found.min, found.max) == (rows.min(), rows.max())
     assert found.p999 == pytest.approx(np.quantile(np.abs(rows), 0.999), rel=0.03)
     assert sum(found.histogram.counts) == x.numel()
     first_channel = torch.eye(12)[0].repeat(100_000, 1)  # a step of 12 would see it alone, or never
-    assert seen(Gives(), first_channel).histogram.counts[-1] == pytest.approx(1e5, rel=0.02)
+    assert seen(Gives(), first_channel).histogram.counts[-1] == pytest.approx(1e5, rel=0.05)
 
 
 def parts_in(dimensions: int) -> list[tuple[nn.Module, Tensor, int]]:
@@ -238,7 +301,7 @@ def test_the_channels_are_where_the_kind_of_a_layer_has_them(dimensions: int) ->
         out = out[0] if isinstance(out, tuple) else out
         assert found.channels == out.shape[axis], module
         rows = rows_of(out, axis)
-        assert found.channel_mean.numpy() == pytest.approx(rows.mean(1), rel=1e-6, abs=1e-9), module
+        assert found.channel_mean.numpy() == pytest.approx(rows.mean(1), abs=1e-6), module
 
 
 def test_what_follows_a_layer_has_its_channels_where_that_has_them() -> None:
@@ -299,6 +362,10 @@ def test_a_nested_tensor_is_the_tensors_in_it() -> None:
         (torch.ones(2, 2, device="meta"), "its outputs are on the meta device"),
         (torch.eye(2).to_sparse(), "its outputs are sparse (torch.sparse_coo)"),
         ({"nothing": None}, "its output is no tensor"),
+        (
+            torch.nested.nested_tensor([normal(2, 3)], layout=torch.jagged),
+            "its outputs are a nested tensor of the layout torch.jagged",
+        ),
     ],
 )
 def test_what_cannot_be_read_is_skipped_with_its_reason(output: object, reason: str) -> None:
@@ -311,16 +378,18 @@ def test_what_cannot_be_read_is_skipped_with_its_reason(output: object, reason: 
     assert second == Skipped("b", "it was not called")
 
 
+@pytest.mark.parametrize("shape", [(2, 2), (20_000, 2)])
 def test_a_fault_in_a_statistic_is_a_reason_and_no_exception(
     monkeypatch: pytest.MonkeyPatch,
+    shape: tuple[int, int],
 ) -> None:
     def fails(*_: object) -> None:
         raise MemoryError("no room")
 
-    monkeypatch.setattr("lightning_weightwatch.usage.activations.channel_sums", fails)
+    monkeypatch.setattr("lightning_weightwatch.usage.running_outputs.read", fails)
     layer = nn.Linear(2, 2)
     with Activations([("layer", layer)]) as activations:
-        layer(normal(2, 2))
+        layer(normal(*shape))
     assert activations.skipped == (Skipped("layer", "MemoryError: no room"),)
 
 

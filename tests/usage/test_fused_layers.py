@@ -1,5 +1,6 @@
 """Hooks beside fused layers see what hooks see, and the results stay those without any."""
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -145,3 +146,63 @@ def test_other_models_are_hooked_as_ever() -> None:
     with beside_fused_layers(model, seen_by(model[1])) as seen:
         model(torch.ones(2, 4))
     assert len(seen) == 1
+
+
+@torch.no_grad()
+def test_blocks_may_overlap_and_end_in_any_order() -> None:
+    model = encoder()
+    before, alone = state(model), model(x())
+    first = beside_fused_layers(model, seen_by(inner(model)))
+    second = beside_fused_layers(model, seen_by(inner(model)))
+    seen_first, seen_second = first.__enter__(), second.__enter__()
+    assert torch.equal(model(x()), alone)
+    first.__exit__(None, None, None)
+    assert torch.equal(model(x()), alone)
+    second.__exit__(None, None, None)
+    assert (len(seen_first), len(seen_second)) == (1, 2)
+    assert state(model) == before
+    assert torch.equal(model(x()), alone)
+
+
+@torch.no_grad()
+def test_dropout_that_stays_on_draws_once() -> None:
+    model = encoder(dropout=0.5)
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.train()
+    torch.manual_seed(3)
+    alone, numbers = model(x()), torch.get_rng_state()
+    torch.manual_seed(3)
+    with beside_fused_layers(model, seen_by(inner(model))):
+        assert torch.equal(model(x()), alone)
+    assert torch.equal(torch.get_rng_state(), numbers)
+
+
+class Counting(nn.TransformerEncoderLayer):
+    """Counts its calls."""
+
+    calls = 0
+
+    def forward(self, src: Tensor, *masks: Any, **named: Any) -> Tensor:
+        self.calls += 1
+        return super().forward(src, *masks, **named)
+
+
+@torch.no_grad()
+def test_a_forward_of_its_own_runs_once() -> None:
+    layer = Counting(16, 2, 32, batch_first=True).eval()
+    alone = layer(x())
+    with beside_fused_layers(layer, seen_by(layer.linear2)) as seen:
+        assert torch.equal(layer(x()), alone)
+    assert layer.calls == 2
+    assert seen == []
+    assert not layer.linear2._forward_pre_hooks
+
+
+@torch.no_grad()
+def test_a_copy_that_is_made_meanwhile_runs() -> None:
+    model = encoder()
+    alone = model(x())
+    with beside_fused_layers(model, seen_by(inner(model))):
+        made = copy.deepcopy(model)
+    assert torch.equal(made(x()), alone)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lightning_weightwatch.usage import importance as module
-from lightning_weightwatch.usage.importance import fewest, importance
+from lightning_weightwatch.usage.importance import importance, most_important
 from lightning_weightwatch.values.blocks import on_one_core
 from tests.trials.layers import normal
 
@@ -166,11 +166,11 @@ def test_a_parameter_in_float64_is_only_read() -> None:
 
 
 def test_the_fewest_that_carry_a_share() -> None:
-    assert fewest(torch.tensor([0.0, 1.0, 90.0, 0.0, 9.0]), 0.9) == 1
-    assert fewest(torch.tensor([0.0, 1.0, 90.0, 0.0, 9.0]), 0.99) == 2
-    assert fewest(torch.tensor([0.0, 1.0, 90.0, 0.0, 9.0]), 1.0) == 3
-    assert fewest(torch.full((10,), 0.1, dtype=torch.float64), 0.9) == 9
-    assert fewest(torch.zeros(3), 0.9) == 0
+    importances = torch.tensor([0.0, 1.0, 90.0, 0.0, 9.0])
+    for share, expected in ((0.9, [2]), (0.99, [2, 4]), (1.0, [1, 2, 4])):
+        assert most_important(importances, share).nonzero().flatten().tolist() == expected
+    assert most_important(torch.full((10,), 0.1, dtype=torch.float64), 0.9).sum() == 9
+    assert not most_important(torch.zeros(3), 0.9).any()
 
 
 def test_nine_million_weights_take_a_fraction_of_a_second_on_one_core() -> None:

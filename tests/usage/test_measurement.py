@@ -49,6 +49,7 @@ def test_a_tied_weight_counts_where_it_stands_first() -> None:
 
 
 def test_what_a_layer_multiplies_with_is_what_counts() -> None:
+    torch.manual_seed(0)
     pruned = nn.Linear(4, 3)
     prune.random_unstructured(pruned, "weight", 0.5)  # type: ignore[no-untyped-call]
     normed = nn.utils.parametrizations.weight_norm(nn.Conv1d(2, 3, 1))
@@ -115,6 +116,7 @@ def test_what_processes_have_seen_in_parts_is_what_one_sees_of_all(mode: Any) ->
     for found, layer in zip(report.layers, expected.layers, strict=True):
         assert found.entropy == pytest.approx(layer.entropy, rel=1e-6)
         assert found.shares_input_with == layer.shares_input_with
+        assert (found.from_data, found.channels_read) == (layer.from_data, layer.channels_read)
         torch.testing.assert_close(found.input_importance, layer.input_importance)
 
 
@@ -235,7 +237,11 @@ def test_no_more_batches_are_asked_for_than_wanted() -> None:
         ({"keep": 99}, "keep must be a share, above 0"),
         ({"max_batches": 0}, "max_batches must be at least 1"),
         ({"layers": "0"}, "layers must be a list"),
-        ({"layers": ["encoder"]}, r"no layer fits \['encoder'\]"),
+        (
+            {"layers": ["encoder"]},
+            r"no layer with weights fits \['encoder'\]; there are '0', '2'",
+        ),
+        ({"layers": ["1"]}, r"no layer with weights fits \['1'\]; there are '0', '2'"),
     ],
 )
 def test_wrong_arguments_are_refused(arguments: dict[str, Any], message: str) -> None:
@@ -459,6 +465,44 @@ def test_a_subclass_with_a_forward_of_its_own_is_named() -> None:
     assert ("out_proj", "the insides of Mine are not known") in {
         (item.name, item.reason) for item in report.skipped
     }
+
+
+def test_inputs_that_are_complex_are_named() -> None:
+    model = nn.Sequential(nn.Linear(3, 2, dtype=torch.complex64))
+    report = measure_usage(model, normal(4, 3).to(torch.complex64), activations=False)
+    assert [(item.name, item.reason) for item in report.skipped] == [
+        ("0", "its inputs are complex")
+    ]
+
+
+def test_an_empty_batch_is_named() -> None:
+    report = measure_usage(quick_start(), torch.zeros(0, 10), activations=False)
+    assert {item.reason for item in report.skipped} == {"its inputs were empty"}
+
+
+@pytest.mark.parametrize(("size", "said"), [(1e200, "large"), (1e-200, "small"), (1e-160, "small")])
+def test_doubles_that_have_no_square_are_neither_dead_nor_infinite(size: float, said: str) -> None:
+    x = size * (1 + normal(5, 10).double().abs())
+    report = measure_usage(quick_start().double(), x, layers=["0"], activations=False)
+    assert report.layers == ()
+    (item,) = report.skipped
+    assert f"its inputs are too {said} to be squared" in item.reason
+
+
+def test_a_small_double_beside_others_is_not_dead() -> None:
+    x = normal(5, 10).double()
+    x[:, 3] = 1e-200
+    x[:, 4] = 0
+    (layer,) = measure_usage(quick_start().double(), x, layers=["0"], activations=False).layers
+    assert layer.dead_inputs == (4,)
+    assert_importance(layer, matrix(quick_start()[0].weight) * rms(x))
+
+
+def test_doubles_that_are_not_finite_are_named_so() -> None:
+    x = normal(5, 10).double()
+    x[1, 1] = torch.inf
+    report = measure_usage(quick_start().double(), x, layers=["0"], activations=False)
+    assert [item.reason for item in report.skipped] == ["its inputs are not finite"]
 
 
 def test_sequences_in_a_pack_are_one_batch() -> None:

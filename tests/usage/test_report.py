@@ -32,6 +32,8 @@ ROW = LayerUsage(
     output_importance=torch.ones(16),
     blocks=torch.ones(16, 32),
     suggested_inputs=36,
+    channels_read=64,
+    dead_channels=(1, 5),
 )
 UNKNOWN = replace(
     ROW,
@@ -43,6 +45,7 @@ UNKNOWN = replace(
     top90_share=math.nan,
     dead_inputs=tuple(range(64)),
     suggested_inputs=0,
+    dead_channels=tuple(range(64)),
 )
 
 
@@ -61,7 +64,8 @@ def test_a_weight_counts_as_much_as_any_other() -> None:
 
 
 def test_what_part_of_a_table_was_looked_up_does_not_count() -> None:
-    table = replace(ROW, name="table", kind="embedding", effective_weights=1.0)
+    table = replace(ROW, name="table", kind="embedding", effective_weights=1.0, channels_read=0)
+    table = replace(table, dead_channels=())
     assert report(ROW, table).summary() == report(ROW).summary()
     assert report(table).summary() == {}
 
@@ -74,23 +78,29 @@ def test_a_layer_without_importance_is_absent_but_for_its_dead_inputs() -> None:
     assert report().summary() == {}
 
 
+def test_channels_that_are_read_are_counted_and_not_positions_of_them() -> None:
+    flat = replace(ROW, name="flat", inputs=490, dead_inputs=tuple(range(49)), channels_read=10)
+    flat = replace(flat, dead_channels=(0,))
+    summary = report(ROW, flat).summary()
+    assert (summary["dead_channels"], summary["dead_channels_share"]) == (3, 3 / 74)
+    joined = replace(ROW, name="joined", channels_read=0, dead_channels=())
+    assert report(ROW, joined).summary()["dead_channels"] == 2
+    assert "dead_channels" not in report(joined).summary()
+
+
 @pytest.mark.parametrize(
-    "change",
+    ("kind", "name", "module"),
     [
-        {"shares_input_with": "conv1"},
-        {"from_data": True},
-        {"kind": "embedding"},
-        {"kind": "rnn", "name": "rnn.weight_hh_l0"},
-        {"kind": "rnn", "name": "weight_hh_l0_reverse"},
+        ("linear", "head.q", "head.q"),
+        ("attention", "a.in_proj_weight.q", "a"),
+        ("attention", "a.v_proj_weight", "a"),
+        ("attention", "in_proj_weight.k", ""),
+        ("rnn", "encoder.lstm.weight_ih_l0_reverse", "encoder.lstm"),
+        ("rnn", "weight_hh", ""),
     ],
-    ids=str,
 )
-def test_what_no_layer_gave_or_another_layer_got_too_is_no_dead_channel(
-    change: dict[str, Any],
-) -> None:
-    other = replace(ROW, **{"name": "other", **change})
-    assert report(ROW, other).summary()["dead_channels"] == 2
-    assert "dead_channels" not in report(other).summary()
+def test_weights_of_a_module_know_it(kind: Any, name: str, module: str) -> None:
+    assert replace(ROW, kind=kind, name=name).module == module
 
 
 class Shared(nn.Module):

@@ -8,6 +8,8 @@ from torch import Tensor
 
 from lightning_weightwatch.usage.value_cells import (
     CELLS,
+    FAR_WIDTH,
+    FINE,
     RELATIVE_WIDTH,
     SMALLEST,
     cells_of,
@@ -22,7 +24,7 @@ def counted(values: Tensor) -> tuple[NDArray[np.int64], float, float]:
 
 
 @pytest.mark.parametrize("share", [0.0, 0.25, 0.5, 0.9, 0.999, 1.0])
-@pytest.mark.parametrize("scale", [1e-6, 1.0, 300.0, 1e8])
+@pytest.mark.parametrize("scale", [1e-30, 1e-6, 1.0, 300.0, 1e8, 1e30])
 @pytest.mark.parametrize("shift", [0.0, 3.0, -3.0])
 def test_a_quantile_is_that_of_numpy_to_the_width_of_a_cell(
     share: float, scale: float, shift: float
@@ -31,7 +33,8 @@ def test_a_quantile_is_that_of_numpy_to_the_width_of_a_cell(
     found = size_quantile(*(counted(values)[:1]), share, *counted(values)[1:])
     sizes = values.abs().double().numpy()
     expected = np.quantile(sizes, share, method="inverted_cdf")
-    assert found == pytest.approx(expected, rel=RELATIVE_WIDTH, abs=SMALLEST)
+    width = RELATIVE_WIDTH if FINE[0] < expected < FINE[1] else FAR_WIDTH
+    assert found == pytest.approx(expected, rel=width, abs=SMALLEST)
 
 
 def test_between_the_ends_of_a_cell_it_is_interpolated() -> None:
@@ -49,13 +52,24 @@ def test_the_quantile_of_few_or_equal_values_is_one_of_them() -> None:
     assert 39.3 <= size_quantile(cells_of(two).numpy(), 0.999, 0.1, 40.0) <= 40.0
 
 
-def test_values_out_of_the_fine_range_are_counted_all_the_same() -> None:
+def test_values_beyond_float32_are_counted_all_the_same() -> None:
     values = torch.tensor(
-        [0.0, -0.0, 1e-30, -1e-30, 1e30, -1e30, 1e300, -1e300], dtype=torch.double
+        [0.0, -0.0, 1e-40, -1e-40, 3.3e38, -3.3e38, 1e300, -1e300], dtype=torch.double
     )
     cells = cells_of(values)
     assert len(cells) == CELLS
     assert [int(cells[0]), int(cells[CELLS // 2]), int(cells[-1])] == [2, 4, 2]
+    assert np.isnan(size_quantile(cells.numpy(), 0.999, -1e300, 1e300))
+    assert size_quantile(cells.numpy(), 0.1, -1e300, 1e300) <= SMALLEST
+
+
+def test_every_float32_is_within_the_ends_of_its_cell() -> None:
+    sizes = torch.logspace(-37.9, 38.5, 3001, dtype=torch.double).float()
+    for size in sizes.tolist():
+        cells = cells_of(torch.tensor([size, 0.0])).numpy()
+        found = size_quantile(cells, 1.0, 0.0, size * (1 + FAR_WIDTH))
+        width = RELATIVE_WIDTH if FINE[0] <= size < FINE[1] else FAR_WIDTH
+        assert found == pytest.approx(size, rel=width)
 
 
 def test_what_is_not_finite_is_in_no_cell() -> None:

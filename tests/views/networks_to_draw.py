@@ -1,6 +1,8 @@
 """Networks of all shapes, chains, residuals, branches, attention, and usage that is made up."""
 
+from collections.abc import Callable
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
@@ -9,7 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lightning_weightwatch.model.graph import Graph
+from lightning_weightwatch.usage.activations import LayerActivations
 from lightning_weightwatch.usage.report import LayerUsage, UsageReport
+from lightning_weightwatch.values.statistics import Histogram
 
 
 def chain(*sizes: int) -> nn.Sequential:
@@ -165,11 +169,28 @@ class Branches(nn.Module):
 
 
 def usage_of(layers: dict[str, NDArray[np.float64]]) -> UsageReport:
-    """A report of layers whose importance is given, as [outputs, inputs]."""
+    """A report of layers whose importance is given, as [outputs, inputs].
+
+    Outputs without importance were 0 in every sample.
+    """
     return UsageReport(
         tuple(_layer(name, values) for name, values in layers.items()),
-        (), "wanda", 1, 1, 0.99, (),
+        tuple(_activations(name, values.sum(1)) for name, values in layers.items()),
+        "wanda", 1, 1, 0.99, (),
     )  # fmt: skip
+
+
+class Written(nn.Module):
+    """Some layers by name, and a forward pass of them."""
+
+    def __init__(self, forward: Callable[..., Any], **layers: nn.Module) -> None:
+        super().__init__()
+        for name, layer in layers.items():
+            self.add_module(name, layer)
+        self.written = forward
+
+    def forward(self, x: Tensor) -> Any:
+        return self.written(self, x)
 
 
 def made_up(graph: Graph, seed: int = 0) -> UsageReport:
@@ -185,13 +206,24 @@ def made_up(graph: Graph, seed: int = 0) -> UsageReport:
     return usage_of(layers)
 
 
+def _activations(name: str, given: NDArray[np.float64]) -> LayerActivations:
+    each = torch.from_numpy(given)
+    return LayerActivations(
+        name=name, type="Linear", channels=each.numel(), count=1, nonfinite=0, mean=0.0, std=0.0,
+        min=0.0, max=1.0, p999=1.0, zero_share=0.0, channel_mean=each, channel_std=each,
+        channel_min=each, channel_max=each, channel_zero_share=each,
+        dead=tuple(np.flatnonzero(given == 0).tolist()), constant=(),
+        histogram=Histogram((0.0, 1.0), (1,)),
+    )  # fmt: skip
+
+
 def _layer(name: str, values: NDArray[np.float64]) -> LayerUsage:
     outputs, inputs = values.shape
     shares = values[values > 0] / values.sum()
     entropy = -float((shares * np.log(shares)).sum())
     blocks = values
     for axis in (0, 1):
-        starts = np.unique(np.arange(min(32, values.shape[axis])) * values.shape[axis] // 32)
+        starts = -(-np.arange(32) * values.shape[axis] // 32)
         if values.shape[axis] > 32:
             blocks = np.add.reduceat(blocks, starts, axis)
     return LayerUsage(

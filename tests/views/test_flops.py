@@ -55,6 +55,17 @@ def names(text: str) -> list[str]:
     return [line.strip().partition("  ")[0] for line in table(text)]
 
 
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_the_deepest_rows_have_their_names_behind_their_indent(width: int) -> None:
+    path = ".".join(f"level{depth}" for depth in range(40))
+    lines = table(shown(report_of(cost(path, 600, 30)), width, depth=40))
+    assert len(lines) == 41
+    assert all(line.split()[0] == f"level{depth}" for depth, line in enumerate(lines[1:]))
+    indents = [len(line) - len(line.lstrip()) for line in lines]
+    assert indents == sorted(indents)
+    assert indents[-1] == width // 4
+
+
 def facts(report: FlopReport, **asked: int) -> dict[str, str]:
     return dict(flop_facts(report, **asked))
 

@@ -16,15 +16,17 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from benchmarks.colorizer import UNet
 from lightning_weightwatch.model.graph import Graph, is_layer, trace
 from lightning_weightwatch.usage.measurement import measure_usage
 from lightning_weightwatch.views.network.arranging import laid_out
-from lightning_weightwatch.views.network.edges import lines_of
+from lightning_weightwatch.views.network.deadness import with_dead
+from lightning_weightwatch.views.network.edges import Lines, lines_of
 from lightning_weightwatch.views.network.figure import draw_network, network_figure, network_png
-from lightning_weightwatch.views.network.importance import importances, spread
+from lightning_weightwatch.views.network.importance import importances
 from lightning_weightwatch.views.network.places import Column
 from lightning_weightwatch.views.network.slots import block_of
 from lightning_weightwatch.views.png import VERMILION, pixels
@@ -33,6 +35,7 @@ from tests.views.networks_to_draw import (
     Branches,
     DigitsCNN,
     ResNet50,
+    Written,
     chain,
     made_up,
     tokens,
@@ -225,11 +228,16 @@ def test_grouped_importance_is_a_sum_and_none_is_lost() -> None:
     values = np.random.default_rng(0).uniform(size=(100, 70))
     graph = trace(nn.Sequential(nn.Linear(70, 100)), torch.zeros(1, 70))
     (known,) = importances(graph, usage_of({"0": values})).values()
-    assert known.between(7, 5, (0, 1)).sum() == pytest.approx(values.sum())
-    halves = [known.between(100, 3, part).sum() for part in ((0, 0.5), (0.5, 1))]
-    assert sum(halves) == pytest.approx(values.sum())
-    assert spread(4, 2, (0, 1)).tolist() == [[1, 1, 0, 0], [0, 0, 1, 1]]
-    assert spread(4, 1, (0.5, 1)).tolist() == [[0, 0, 1, 1]]
+    found = known.between(7, np.arange(70), 70, 5)
+    assert found is not None
+    assert found.sum() == pytest.approx(values.sum())
+    first, last = np.where(np.arange(70) < 35, np.arange(70), -1), np.full(70, -1)
+    last[35:] = np.arange(35)
+    halves = [known.between(100, part, count, 3) for part, count in ((first, 70), (last, 35))]
+    assert sum(half.sum() for half in halves if half is not None) == pytest.approx(values.sum())
+    sums = known.into(7)
+    assert sums is not None
+    assert sums.sum() == pytest.approx(values.sum())
 
 
 def test_lines_of_a_concatenation_have_their_part_of_the_inputs() -> None:
@@ -290,8 +298,209 @@ def test_a_channel_before_a_linear_layer_is_dead_where_all_its_places_are() -> N
                   torch.zeros(1, 1, 4, 4))  # fmt: skip
     usage = usage_of({"0": np.ones((3, 1)), "2": np.ones((2, 12))})
     layers = (usage.layers[0], replace(usage.layers[1], dead_inputs=(0, 4, 5, 6, 7)))
-    (first, _) = importances(graph, replace(usage, layers=layers)).values()
+    usage = replace(usage, layers=layers)
+    (first, _) = with_dead(graph, usage, importances(graph, usage)).values()
     assert first.dead.tolist() == [False, True, False]
+
+
+def between(model: nn.Module, batch: Any, start: str, end: str) -> list[Lines]:
+    """The lines from one layer of a measured model to another; all neurons have a dot."""
+    graph = trace(model, batch)
+    layout = laid_out(graph, lines=4)
+    names = [node.name for node in graph.nodes]
+    known = importances(graph, measure_usage(model, batch))
+    return [
+        line
+        for line in lines_of(layout, known)
+        if (names[line.start], names[line.end]) == (start, end)
+    ]
+
+
+def strongest(model: nn.Module, batch: Any, start: str, end: str) -> tuple[int, int]:
+    """(from, to): between which dots the strongest line of two layers is."""
+    (found,) = between(model, batch, start, end)
+    assert not np.isnan(found.strength).any()
+    graph = trace(model, batch)
+    layout = laid_out(graph, lines=4)
+    ends = []
+    for name, (_, y) in zip((start, end), found.segments[-1], strict=True):
+        (column,) = [c for c in layout.columns.values() if graph.nodes[c.node].name == name]
+        ends.append(int(np.argmin(np.abs(layout.heights(column) - y))))
+    return ends[0], ends[1]
+
+
+def dominated(weight: Tensor, *at: int) -> None:
+    """One weight that matters more than all others."""
+    with torch.no_grad():
+        weight.uniform_(-0.01, 0.01)
+        weight[at] = 50.0
+
+
+def fused(m: Any, x: Tensor) -> Tensor:
+    n, length, _ = x.shape
+    q, k, v = m.qkv(x).view(n, length, 3, 2, 4).permute(2, 0, 3, 1, 4)
+    made: Tensor = m.p(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+    return made
+
+
+def halves(m: Any, x: Tensor) -> Tensor:
+    p, q = m.a(x).chunk(2, 1)
+    made: Tensor = m.b(p) + m.c(q)
+    return made
+
+
+def test_lines_to_what_follows_fused_attention_come_from_its_values() -> None:
+    model = Written(fused, qkv=nn.Linear(8, 24), p=nn.Linear(8, 8))
+    dominated(model.get_parameter("p.weight"), 3, 2)
+    assert strongest(model, torch.randn(4, 5, 8), "qkv", "p") == (18, 3)
+
+
+def test_lines_from_chunks_come_from_the_neurons_of_the_chunk() -> None:
+    torch.manual_seed(0)
+    a, b, c = nn.Linear(4, 8), nn.Linear(4, 4), nn.Linear(4, 4)
+    dominated(b.get_parameter("weight"), 2, 3)
+    dominated(c.get_parameter("weight"), 0, 0)
+    model, batch = Written(halves, a=a, b=b, c=c), torch.randn(9, 4)
+    graph = trace(model, batch)
+    names = [node.name for node in graph.nodes]
+    assert graph.wirings[names.index("a"), names.index("b")].tolist() == [0, 1, 2, 3]
+    assert graph.wirings[names.index("a"), names.index("c")].tolist() == [4, 5, 6, 7]
+    assert strongest(model, batch, "a", "b")[0] == 3
+    assert strongest(model, batch, "a", "c")[0] == 4
+
+
+@pytest.mark.parametrize(
+    "forward",
+    [
+        lambda m, x: m.b(F.glu(m.a(x))),
+        lambda m, x: m.b((lambda y: y[:, :4] * y[:, 4:].sigmoid())(m.a(x))),
+        lambda m, x: m.b(m.a(x).view(-1, 4, 2).sum(-1)),
+        lambda m, x: m.b(m.a(x).sort(1)[0][:, :4]),
+        lambda m, x: m.b(torch.fft.rfft(m.a(x)).abs()[:, :4]),
+    ],
+    ids=["glu", "gate", "sums of pairs", "sorted", "transformed"],
+)
+def test_where_no_input_is_one_output_no_line_joins_their_dots(forward: Any) -> None:
+    model, batch = Written(forward, a=nn.Linear(4, 8), b=nn.Linear(4, 3)), torch.randn(9, 4)
+    dominated(model.get_parameter("b.weight"), 2, 1)
+    found = between(model, batch, "a", "b")
+    assert np.isnan(found[0].strength).all()
+    if len(found) > 1:  # by halves: what is known of the targets
+        assert len(np.unique(found[1].segments[:, 0], axis=0)) == 1
+        assert found[1].strength.argmax() == found[1].segments[:, 1, 1].argmin(), "the lowest dot"
+    assert "channel not known" in words(draw_network(model, batch, measure_usage(model, batch)))
+
+
+def test_flattened_tokens_are_no_runs_of_one_neuron() -> None:
+    model = Written(lambda m, x: m.o(m.a(x).flatten(1)), a=nn.Linear(4, 3), o=nn.Linear(15, 2))
+    dominated(model.get_parameter("o.weight"), 1, 3 * 4 + 2)
+    assert strongest(model, torch.randn(6, 5, 4), "a", "o") == (2, 1)
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_lines_from_a_convolution_find_its_channel_turned_or_not(turned: bool) -> None:
+    model = Written(
+        lambda m, x: m.o((m.a(x).permute(0, 2, 3, 1) if turned else m.a(x)).flatten(1)),
+        a=nn.Conv2d(1, 4, 1), o=nn.Linear(16, 2),
+    )  # fmt: skip
+    dominated(model.get_parameter("o.weight"), 1, 6)
+    channel = 6 % 4 if turned else 6 // 4
+    assert strongest(model, torch.randn(6, 1, 2, 2), "a", "o") == (channel, 1)
+
+
+def test_sums_of_many_inputs_are_not_drawn_from_channels_that_they_mix() -> None:
+    model = Written(
+        lambda m, x: m.o(m.a(x).permute(0, 2, 3, 1).flatten(1)),
+        a=nn.Conv2d(1, 16, 1), o=nn.Linear(1024, 2),
+    )  # fmt: skip
+    left, right = between(model, torch.randn(2, 1, 8, 8), "a", "o")
+    assert (left.segments[:, 1] == right.segments[0, 0]).all()
+    assert not np.isnan(left.strength).any(), "the sums of channels are known"
+    assert len(left.strength) == 16
+
+
+def test_zero_padding_of_tokens_is_no_dead_neuron() -> None:
+    model = Written(
+        lambda m, x: m.o(m.a(x).relu().flatten(1)),
+        a=nn.Linear(3, 6, bias=False), o=nn.Linear(60, 2),
+    )  # fmt: skip
+    batch = torch.randn(8, 10, 3)
+    batch[:, 8:] = 0
+    figure = draw_network(model, batch, measure_usage(model, batch))
+    assert not hollow(figure).any()
+    assert not any("dead" in word for word in words(figure))
+
+
+def test_a_neuron_with_a_bias_alone_is_not_dead() -> None:
+    model = chain(3, 4, 2)
+    first: Any = model[0]
+    last: Any = model[2]
+    with torch.no_grad():
+        first.weight[1] = 0
+        first.bias.fill_(1)
+        last.weight[:, 1] = 5
+    batch = torch.randn(16, 3)
+    figure = draw_network(model, batch, measure_usage(model, batch))
+    assert not hollow(figure).any()
+    assert not any("dead" in word for word in words(figure))
+
+
+@pytest.mark.parametrize("gates", [4, 3, 1])
+@pytest.mark.parametrize("gate", [0, -1])
+def test_a_unit_of_a_direction_is_the_dot_of_its_half(gates: int, gate: int) -> None:
+    cell: Any = {4: nn.LSTM, 3: nn.GRU, 1: nn.RNN}[gates]
+    model = cell(4, 4, bidirectional=True)
+    dominated(model.weight_ih_l0, 0, 0)
+    with torch.no_grad():
+        model.weight_ih_l0.mul_(0.01)
+    dominated(model.weight_ih_l0_reverse, (4 * gates + 4 * gate) % (4 * gates) + 1, 2)
+    name = type(model).__name__
+    assert strongest(model, torch.randn(5, 3, 4), "input", name) == (2, 4 + 1)
+
+
+def test_units_of_a_recurrent_layer_before_the_last_are_no_outputs() -> None:
+    model = nn.LSTM(4, 4, 2)
+    dominated(model.get_parameter("weight_ih_l0"), 1, 0)
+    dominated(model.get_parameter("weight_ih_l1"), 3, 3)
+    found = between(model, torch.randn(5, 3, 4), "input", "LSTM")
+    left, right = found
+    top = left.segments[:, 0, 1].max()
+    assert left.segments[left.strength.argmax(), 0, 1] == top, "input 0"
+    assert np.isnan(right.strength).all()
+
+
+@pytest.mark.filterwarnings("ignore:LSTM with projections")
+def test_projected_states_are_no_units() -> None:
+    model = nn.LSTM(4, 4, proj_size=2)
+    _, right = between(model, torch.randn(5, 3, 4), "input", "LSTM")
+    assert np.isnan(right.strength).all()
+
+
+def test_channels_of_groups_are_joined_to_their_own_outputs() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 8, 1), nn.Conv2d(8, 4, 1, groups=4))
+    dominated(model.get_parameter("1.weight"), 2, 1, 0, 0)
+    assert strongest(model, torch.randn(2, 1, 3, 3), "0", "1") == (5, 2)
+
+
+def test_attention_is_drawn_by_the_sums_of_what_it_takes_and_gives() -> None:
+    class Attends(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.m = nn.MultiheadAttention(8, 2, batch_first=True)
+
+        def forward(self, x: Tensor) -> Tensor:
+            made: Tensor = self.m(x, x, x)[0]
+            return made
+
+    model = Attends()
+    dominated(model.get_parameter("m.in_proj_weight"), 17, 5)
+    dominated(model.get_parameter("m.out_proj.weight"), 6, 1)
+    left, right = between(model, torch.randn(4, 3, 8), "input", "m")
+    heights = np.unique(left.segments[:, 0, 1])[::-1]
+    assert left.segments[left.strength.argmax(), 0, 1] == heights[5]
+    assert right.segments[right.strength.argmax(), 1, 1] == np.unique(
+        right.segments[:, 1, 1]
+    )[::-1][6]  # fmt: skip
 
 
 def test_layers_that_were_not_measured_are_plain() -> None:

@@ -25,11 +25,50 @@ def sentence(layer: LayerUsage) -> str:
 
 def test_a_layer_with_room_is_told_how_wide_what_feeds_it_could_be() -> None:
     assert sentence(ROW) == (
-        "conv2: of its 64 channels 2 are dead, and 36 carry 99 % of the importance: 36 channels "
-        "would do. Its 9,216 weights matter as much as 2,304 of one importance (25 %)."
+        "conv2: of its 64 channels 2 are dead, and 36 carry 99 % of the importance: as far as "
+        "this layer goes, 36 channels would do. Its 9,216 weights matter as much as 2,304 of one "
+        "importance (25 %)."
     )
-    shared = sentence(replace(ROW, shares_input_with="conv1"))
-    assert "36 channels would do, if they do for conv1 too." in shared
+
+
+def test_all_readers_of_a_tensor_are_named_at_each() -> None:
+    others = [replace(ROW, name=f"conv{at}", shares_input_with="conv2") for at in (3, 4)]
+    _, *told, _ = usage_sentences(report(ROW, *others))
+    pairs = ("conv3 and conv4", "conv2 and conv4", "conv2 and conv3")
+    for each, names in zip(told, pairs, strict=True):
+        assert f"36 carry 99 % of the importance of it and of {names}, which read the" in each
+        assert "as far as these layers go, 36 channels would do." in each
+    more = [replace(ROW, name=f"c{at}", shares_input_with="conv2") for at in range(7)]
+    assert "of it and of c0, c1, c2, c3 and 3 more" in usage_sentences(report(ROW, *more))[1]
+
+
+def test_rows_of_one_module_are_one_layer() -> None:
+    parts = [
+        replace(ROW, name=f"a.in_proj_weight.{which}", kind="attention", suggested_inputs=width)
+        for which, width in zip("qkv", (36, 60, 60), strict=True)
+    ]
+    full = replace(ROW, name="full", suggested_inputs=60)
+    assert "1 of 2 layers draws on 75 % of" in usage_sentences(report(*parts, full))[0]
+
+
+@pytest.mark.parametrize(
+    ("share", "shown"),
+    [
+        (0.995, "99.5 %"), (0.999, "99.9 %"), (0.99999, ">99.9 %"), (1.0, "100 %"),
+        (0.99, "99 %"), (0.256, "26 %"), (0.0456, "4.6 %"), (1e-6, "<0.01 %"),
+    ],
+)  # fmt: skip
+def test_only_all_is_a_hundred_percent(share: float, shown: str) -> None:
+    layer = replace(ROW, weights=10**6, effective_weights=share * 10**6)
+    assert sentence(layer).endswith(f"({shown}).")
+
+
+def test_where_nothing_was_measured_the_reason_is_the_answer() -> None:
+    skipped = [Skipped(f"norm{at}", "a 1-D weight is left out", "norm") for at in range(9)]
+    skipped += [Skipped(f"conv{at}", "its inputs are not finite", "conv2d") for at in range(2)]
+    skipped += [Skipped("head", "no input was seen", "linear")]
+    answer = usage_sentences(report(skipped=tuple(skipped)))[0]
+    assert answer.endswith("Nothing could be measured: its inputs are not finite.")
 
 
 def test_a_layer_without_room_is_told_so() -> None:
@@ -58,7 +97,10 @@ def test_where_nothing_matters_that_is_said() -> None:
 @pytest.mark.parametrize(
     ("layers", "verdict"),
     [
-        ([ROW, replace(ROW, suggested_inputs=60)], "there is room in 1 of 2 layers"),
+        (
+            [ROW, replace(ROW, name="full", suggested_inputs=60)],
+            "room: 1 of 2 layers draws on",
+        ),
         ([replace(ROW, suggested_inputs=60)], "no room to speak of"),
         ([replace(ROW, from_data=True)], "nothing is said of widths"),
         ([UNKNOWN], "Nothing can be said"),
@@ -84,7 +126,7 @@ def test_the_page_tells_of_layers_with_room_and_counts_the_others() -> None:
     full = [replace(ROW, name=f"full{number}", suggested_inputs=60) for number in range(12)]
     page = usage_markdown(report(*layers, *full))
     assert page.count("would do.") == 25
-    assert "- 17 layers more have less room, or none; the table has the numbers." in page
+    assert "- 17 more have less room, or none; the table has the numbers." in page
     assert "| conv0 | 16x64x3x3 | 9,216 | 0.25 |" in page
     assert "full0:" not in page
 
@@ -115,4 +157,4 @@ def test_the_table_fits_the_terminal(width: int) -> None:
     lines = console.export_text().splitlines()
     assert max(map(len, lines)) <= width
     assert lines[0].startswith("model.pt")
-    assert any("would do" in line for line in lines)
+    assert any("draws on" in line for line in lines)

@@ -1,6 +1,6 @@
 """What a batch costs in a model: counted on a copy without values, or on the batch itself."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -9,11 +9,13 @@ from torch import Tensor, nn
 from lightning_weightwatch.model.batch_size import batch_size
 from lightning_weightwatch.model.meta import why_not_copied
 from lightning_weightwatch.model.running import (
+    GIVE_RUN,
     CannotRun,
     Run,
     device_of,
     has_forward,
     run_step,
+    step_of,
 )
 from lightning_weightwatch.model.weights import layer_of
 from lightning_weightwatch.report import Skipped
@@ -42,14 +44,17 @@ def count_flops(
     """What one batch costs, for each module: FLOPs, parameters and memory.
 
     Everything is counted on a copy on the meta device, which takes hardly any time and no memory.
-    Where a model asks for values there, the batch really runs, and `fallback` says why. Either way
-    the model is afterwards as it was.
+    Where a model asks for values there, the batch really runs, and `fallback` says why: through a
+    copy with values, or, where that will not do, through the model, whose modes, attributes,
+    collections and tensors are put back. The batch is copied too. In a copy no hooks run but those
+    with which `torch.nn.utils` computes weights.
 
-    **FLOPs.** A multiplication with its addition is 2 FLOPs, a complex one 8. Matrix products,
-    convolutions, attention, recurrent and bilinear layers count, wherever they are called from, and
-    belong to the innermost module whose forward is running. Biases, elementwise operations,
-    normalisation, pooling and softmax do not count, as is the custom; `uncounted` names them, and
-    apart from them the operations whose cost is not known. A causal mask saves nothing.
+    **FLOPs.** A multiplication with its addition is 2 FLOPs, a complex one 8, and 6 in complex
+    convolutions, of which torch makes three real ones. Matrix products, convolutions, attention,
+    recurrent and bilinear layers count, wherever they are called from, and belong to the innermost
+    module whose forward is running. Biases, elementwise operations, normalisation, pooling and
+    softmax do not count, as is the custom; `uncounted` names them, and apart from them the
+    operations whose cost is not known. A causal mask saves nothing.
 
     **Backward.** A product has two as large in its backward pass, one for the gradient of each
     factor: backward = 2 · forward, a training step = 3 · forward. So for the first layer too, whose
@@ -59,8 +64,10 @@ def count_flops(
     fused attention does, is not in it.
 
     **Memory.** `activation_bytes` are the tensors that autograd keeps for the backward pass,
-    inputs among them, parameters and buffers not. `own_bytes` are what counted operations read and
-    write if each is read and written once: forward FLOPs by byte are the arithmetic intensity.
+    inputs among them, parameters and buffers not; for recurrent layers an estimate. `own_bytes` are
+    what counted operations read and write if each is read and written once: forward FLOPs by byte
+    are the arithmetic intensity. Both are those of the dtypes that model and batch have: autocast
+    does nothing on meta.
 
     `forward` runs in evaluation mode: what only training does, such as keeping the masks of
     dropout, is not in it. A `training_step` runs in the modes that the modules have.
@@ -77,7 +84,9 @@ def count_flops(
         The costs, by module.
 
     Raises:
-        CannotRun: If the model can be run neither on meta nor where it is, with both reasons.
+        CannotRun: If the model can be run neither on meta nor where it is, with both reasons. As
+            FlexAttention on a CPU, which has no backward pass there.
+        ValueError: If it is no module.
 
     Sources: torch.utils.flop_counter; Kaplan et al., arXiv:2001.08361, for 1 : 2 : 3.
 
@@ -90,10 +99,7 @@ def count_flops(
         >>> report.forward, report.inference(1), report.training(steps=5)
         (60000, 60.0, 900000)
     """
-    model = unwrapped(model)
-    reason = why_not_copied(model)
-    if reason is not None:
-        raise CannotRun(f"the FLOPs of {type(model).__name__} cannot be counted: {reason}")
+    model = _checked(model)
     given = given_to(model, batch, run)
     device, fallback = "meta", ""
     with torch.inference_mode(False):
@@ -106,23 +112,64 @@ def count_flops(
     return _reported(model, given, counter, device, fallback, seconds)
 
 
-def count_training_step(model: nn.Module, batch: Any) -> FlopReport:
-    """The same of the `training_step` of a LightningModule, whatever `forward` it has.
+def count_without_values(model: nn.Module, batch: Any) -> FlopReport:
+    """The same on the meta device alone: of the `training_step` of a model, or else of `forward`.
 
-    On the meta device alone: within a fit it changes nothing and takes no memory.
+    Within a fit it touches neither the model nor the batch, and takes no memory. A step that
+    multiplies nothing with this batch, such as one that returns None, is no measure: `forward` is.
+
+    Args:
+        model: Any module.
+        batch: As it comes from a loader.
 
     Raises:
-        CannotRun: If it does not run there.
+        CannotRun: If neither runs there, with the reasons.
+        ValueError: If the model is no module.
     """
-    model = unwrapped(model)
+    model = _checked(model)
+    reasons = []
+    for given in _without_values(model, batch):
+        try:
+            with torch.inference_mode(False):
+                report = _reported(model, given, count_on_meta(model, given), "meta", "", None)
+        except Exception as fault:
+            reasons.append(f"{given.method}: {_within_a_fit(fault)}")
+            continue
+        if report.forward or not given.is_step:
+            return report
+        reasons.append(f"{given.method}: it multiplied nothing with this batch")
+    what = f"{type(model).__name__} has neither a training_step nor a forward"
+    if reasons:
+        what = (
+            f"{type(model).__name__} cannot be counted on meta by its {'; by its '.join(reasons)}"
+        )
+    raise CannotRun(what)
+
+
+def _without_values(model: nn.Module, batch: Any) -> Iterator[Given]:
+    """What there is to run, the training step first."""
     step = "training_step"
-    given = Given(batch, lambda copy, on_meta: run_step(copy, on_meta, step), step)
-    try:
-        with torch.inference_mode(False):
-            counter = count_on_meta(model, given)
-    except Exception as fault:
-        raise CannotRun(in_words(fault)) from fault
-    return _reported(model, given, counter, "meta", "", None)
+    if step_of(model, (step,)) is not None:
+        yield Given(batch, lambda copy, on_meta: run_step(copy, on_meta, step), step)
+    if has_forward(model):
+        yield Given(batch, None, "forward")
+
+
+def _within_a_fit(fault: Exception) -> str:
+    """Why it does not run, where nobody can give a function to run it."""
+    told = in_words(fault).removesuffix(f"; {GIVE_RUN}")
+    return f"{told}: the copy that runs has no Trainer" if "Trainer" in told else told
+
+
+def _checked(model: object) -> nn.Module:
+    """The model that is to be counted, without what is around it."""
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"model must be an nn.Module, got {type(model).__name__}")
+    model = unwrapped(model)
+    reason = why_not_copied(model)
+    if reason is not None:
+        raise CannotRun(f"the FLOPs of {type(model).__name__} cannot be counted: {reason}")
+    return model
 
 
 def _reported(

@@ -52,13 +52,14 @@ class FlopCounter:
 
     Attributes:
         sees_kept: As given.
+        called: Whether a module of the model has run.
         tallies: One for each module.
         uncounted: By the name of an operation without a formula: calls, values, and whether it is
             left out by convention.
     """
 
     def __init__(self, modules: Sequence[nn.Module], sees_kept: bool = True) -> None:
-        self.sees_kept = sees_kept
+        self.sees_kept, self.called = sees_kept, False
         self.tallies = [Tally() for _ in modules]
         self.uncounted: dict[str, tuple[int, int, bool]] = {}
         self._modules = modules
@@ -87,6 +88,7 @@ class FlopCounter:
             yield self
 
     def _enter(self, place: int, *_: Any) -> None:
+        self.called = True
         self._running.append(place)
         self.tallies[place].calls += 1
 

@@ -170,6 +170,14 @@ def _of_heads(inputs: Factor, heads: int, inward: Tensor, outward: Tensor) -> li
     return [*found, Product(2 * tokens[0] * width * width, inputs, (outward,))]
 
 
+def _groups_of_matrices(args: tuple[Any, ...], _: Tensor) -> list[Product]:
+    """Rows, columns or terms of one product are shared out among groups; or each has its own."""
+    left, right = args[:2]
+    groups = left.shape[0] if left.dim() == right.dim() == 3 else 1
+    rows, terms, columns = left.shape[-2], left.shape[-1], right.shape[-1]
+    return [Product(2 * groups * rows * terms * columns, (left,), (right,))]
+
+
 def _bilinear(args: tuple[Any, ...], out: Tensor) -> list[Product]:
     """x₁ᵀ A x₂ as `nn.Bilinear` calls it: first the product with A [out, in₁, in₂]."""
     first, weight, second = args[:3]
@@ -193,6 +201,7 @@ _OWN: dict[str, _Formula] = {
         ("aten.addmm", "aten.baddbmm", "aten.addmv", "aten._addmm_activation"), _matrices(1)
     ),
     "aten.addbmm": _sum_of_matrices,
+    **dict.fromkeys(("aten._grouped_mm", "aten._scaled_grouped_mm"), _groups_of_matrices),
     **dict.fromkeys(
         ("aten.convolution", "aten._convolution", "aten.convolution_overrideable"), _convolution
     ),

@@ -24,8 +24,7 @@ class FusedKernels(TorchFunctionMode):
 
     By itself torch takes them apart there: as many FLOPs, but attention keeps length² scores for
     the backward pass, and recurrent layers take milliseconds for every step. Where the fused kernel
-    of the CPU would not do, neither does this: with dropout, shared heads or a mask that is
-    trained.
+    of the CPU would not do, neither does this: with dropout or a mask that is trained.
     """
 
     def __torch_function__(
@@ -60,17 +59,26 @@ def _attention(
     scale: float | None = None,
     **others: Any,
 ) -> Tensor:
-    shapes = query.shape, key.shape, value.shape
-    alike = all(len(shape) == 4 and shape[:2] == query.shape[:2] for shape in shapes)
-    same_width = query.shape[-1] == key.shape[-1] == value.shape[-1]
+    alike = _are_alike(query, key, value, shared=bool(others.get("enable_gqa")))
     plain_mask = attn_mask is None or not attn_mask.requires_grad
-    if not (query.is_meta and alike and same_width and plain_mask and dropout_p == 0.0):
+    if not (query.is_meta and alike and plain_mask and dropout_p == 0.0):
         given = attn_mask, dropout_p, is_causal
         return F.scaled_dot_product_attention(query, key, value, *given, scale=scale, **others)
     mask = None if attn_mask is None else torch.empty_like(attn_mask, dtype=query.dtype)
     fused = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
     made: Tensor = fused(query, key, value, 0.0, is_causal, attn_mask=mask, scale=scale)[0]
     return made
+
+
+def _are_alike(query: Tensor, key: Tensor, value: Tensor, *, shared: bool) -> bool:
+    """Whether the fused kernel takes them: so many heads each, or queries that share the others."""
+    if not query.dim() == key.dim() == value.dim() == 4 or not key.shape[1]:
+        return False
+    if not query.shape[0] == key.shape[0] == value.shape[0] or key.shape[1] != value.shape[1]:
+        return False
+    fewer = shared and query.shape[1] % key.shape[1] == 0
+    same_width = query.shape[-1] == key.shape[-1] == value.shape[-1]
+    return same_width and (fewer or query.shape[1] == key.shape[1])
 
 
 def _recurrent(function: Any, args: tuple[Any, ...]) -> tuple[Tensor, ...]:

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 from lightning_weightwatch.report import Skipped
@@ -24,7 +25,8 @@ class ModuleCost:
         parameters: The same, with all modules below it.
         parameter_bytes: What `parameters` take, each in its dtype.
         activation_bytes: What is kept for the backward pass by all that runs within it. Where two
-            modules keep the same tensor, it counts in each, and once in the module above them.
+            modules keep the same tensor, it counts in each, and once in the module above them. Of
+            recurrent layers an estimate: gates, states and outputs of every step.
         own_bytes: Read and written by its own counted operations: inputs, weights and outputs.
         calls: How often its forward ran.
         output_shape: Of the first tensor that its last call returned; None where there was none.
@@ -204,6 +206,6 @@ def _ratio(flops: int, moved: int) -> float:
     return flops / moved if moved else math.nan
 
 
-def _check(count: int, name: str) -> None:
-    if count < 0:
-        raise ValueError(f"{name} must be 0 or more, got {count}.")
+def _check(count: Any, name: str) -> None:
+    if isinstance(count, bool) or not isinstance(count, Integral) or count < 0:
+        raise ValueError(f"{name} must be a whole number of 0 or more, got {count}.")

@@ -1,17 +1,17 @@
 """Running a model to count it: a copy on the meta device, or the model itself."""
 
-import copy
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
-from lightning_weightwatch.model.compiled import as_written, compiled_modules
-from lightning_weightwatch.model.meta import batch_on_meta, copied, on_meta
+from lightning_weightwatch.model.compiled import as_written
+from lightning_weightwatch.model.meta import batch_copied, batch_on_meta, copied, on_meta
 from lightning_weightwatch.model.running import (
+    GIVE_RUN,
     CannotRun,
     Run,
     device_of,
@@ -24,9 +24,11 @@ from lightning_weightwatch.model.running import (
 )
 from lightning_weightwatch.model.weights import clean_name
 from lightning_weightwatch.usage.flops.counter import FlopCounter, first_tensor
-from lightning_weightwatch.usage.flops.formulas import tensors_of
 from lightning_weightwatch.usage.flops.kernels import FusedKernels
+from lightning_weightwatch.usage.flops.put_back import put_back
 from lightning_weightwatch.usage.flops.times import seconds_of
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -48,21 +50,21 @@ class Given:
         return replace(self, batch=batch_on_meta(self.batch))
 
     def on_device_of(self, model: nn.Module) -> "Given":
-        """The same with the batch where the model is, in tensors that gradients may flow through.
+        """The same with a copy of the batch where the model is, that the model may change.
 
-        Those of a batch that was made in inference mode are not; their copies are.
+        Gradients may flow through it, also where the batch was made in inference mode.
         """
-        batch = to_device(self.batch, device_of(model), dtype_of(model))
-        inference = any(tensor.is_inference() for tensor in tensors_of(batch))
-        return replace(self, batch=copy.deepcopy(batch) if inference else batch)
+        batch = to_device(batch_copied(self.batch), device_of(model), dtype_of(model))
+        return replace(self, batch=batch)
 
     def run_once(self, model: nn.Module) -> Any:
         """What the model returns."""
         return (self.run or run_on_batch)(model, self.batch)
 
-    def model_to_run(self, model: nn.Module) -> nn.Module:
-        """The model, or a copy for a step of a LightningModule, which may change anything."""
-        return model if self.method in ("forward", "run") else copied(model)
+    @property
+    def is_step(self) -> bool:
+        """Whether a step of a LightningModule runs, which may change anything."""
+        return self.method not in ("forward", "run")
 
     @contextmanager
     def without_a_trace(self, model: nn.Module) -> Iterator[None]:
@@ -73,8 +75,9 @@ class Given:
             if self.method == "training_step":
                 for module, mode in modes:
                     module.training = mode
-            if compiled_modules(model):
-                stack.enter_context(as_written())
+            # Functions of users too may be compiled: one that torch cannot look into while it is
+            # counted would never be compiled again.
+            stack.enter_context(as_written())
             yield
 
 
@@ -117,20 +120,26 @@ def count_really(model: nn.Module, given: Given, not_on_meta: str) -> FlopCounte
     Raises:
         CannotRun: If it does not run there either.
     """
+
+    def counted(running: nn.Module) -> FlopCounter:
+        counter = _counted(lambda: running, given.on_device_of(running), nullcontext)
+        if running is not model and given.run is not None and not counter.called:
+            raise CannotRun("run does not call the model that it is given")
+        return counter
+
     try:
-        return _counted(lambda: given.model_to_run(model), given.on_device_of(model), nullcontext)
+        return _really(model, given, counted)
     except Exception as fault:
         here = f"{type(model).__name__} cannot be run on {device_of(model)}: {in_words(fault)}"
         there = f". It does not run on meta: {not_on_meta}" if not_on_meta not in here else ""
-        advice = "" if given.run else ". It may run with a function run(model, batch)"
-        raise CannotRun(f"{here}{there}{advice}") from fault
+        raise CannotRun(f"{here}{there}{_advice(given, f'{here}{there}')}") from fault
 
 
 def times_of(model: nn.Module, given: Given) -> list[float | None]:
     """Seconds of each module in a real forward pass.
 
     Raises:
-        CannotRun: If the model is on meta.
+        CannotRun: If the model is on meta, or fails.
     """
     device = device_of(model)
     if device.type == "meta":
@@ -138,10 +147,47 @@ def times_of(model: nn.Module, given: Given) -> list[float | None]:
             f"profile=True takes times of real forward passes, and {type(model).__name__} is on "
             "meta: give a model with values"
         )
-    running, on_device = given.model_to_run(model), given.on_device_of(model)
-    with on_device.without_a_trace(running):
-        modules = [part.module for part in parts_of(running)]
-        return seconds_of(modules, lambda: on_device.run_once(running), device)
+
+    def taken(running: nn.Module, gradients: AbstractContextManager[Any]) -> list[float | None]:
+        modules, here = [part.module for part in parts_of(running)], given.on_device_of(running)
+        with here.without_a_trace(running), gradients:
+            return seconds_of(modules, lambda: here.run_once(running), device)
+
+    def timed(running: nn.Module) -> list[float | None]:
+        try:
+            return taken(running, torch.no_grad())
+        except RuntimeError:
+            return taken(running, torch.enable_grad())  # where forward differentiates
+
+    try:
+        return _really(model, given, timed)
+    except Exception as fault:
+        raise CannotRun(
+            f"the times of {type(model).__name__} cannot be taken: {in_words(fault)}. Without "
+            "profile=True it is counted"
+        ) from fault
+
+
+def _really(model: nn.Module, given: Given, of: Callable[[nn.Module], Result]) -> Result:
+    """Of a copy with values; where there is none, or it does not run, of the model itself.
+
+    A step of a LightningModule runs in a copy alone. So that hooks of users, or an object that
+    cannot be copied, are no reason to fail, all else runs in the model too, which is put back.
+    """
+    try:
+        return of(copied(model))
+    except Exception:
+        if given.is_step:
+            raise
+    with put_back(model):
+        return of(model)
+
+
+def _advice(given: Given, told: str) -> str:
+    """What may be done, where that is not told yet."""
+    if given.is_step and "Trainer" in told:
+        return f". The copy that runs has no Trainer: {GIVE_RUN}"
+    return "" if given.run is not None or GIVE_RUN in told else f"; {GIVE_RUN}"
 
 
 def _counted(
@@ -201,8 +247,8 @@ def parts_of(model: nn.Module) -> Iterator[Part]:
 
 
 def in_words(fault: Exception) -> str:
-    """An exception in a line."""
-    first = str(fault).strip().partition("\n")[0]
+    """An exception in a line, without a stop at its end."""
+    first = str(fault).strip().partition("\n")[0].rstrip(". ")
     if isinstance(fault, CannotRun):
         return first
     return f"{type(fault).__name__}: {first}" if first else type(fault).__name__

@@ -11,6 +11,7 @@ from lightning_weightwatch.model.graph import Graph, trace
 from lightning_weightwatch.model.running import Run
 from lightning_weightwatch.usage.report import UsageReport
 from lightning_weightwatch.views.network.arranging import laid_out
+from lightning_weightwatch.views.network.deadness import with_dead
 from lightning_weightwatch.views.network.edges import lines_of
 from lightning_weightwatch.views.network.importance import importances
 from lightning_weightwatch.views.network.labels import (
@@ -47,8 +48,11 @@ def draw_network(
     A column is a layer, a dot one of its neurons or channels, or several where there are many.
     A line to a dot is the thicker and the darker the more importance its weights have, as a share
     of the strongest line of its layer, or of twice the mean if that is more: where all lines are
-    alike none stands out. It is plain grey where importance is not known. Skips and branches go
-    over the columns to where they are added, multiplied or concatenated. A hollow dot is dead.
+    alike none stands out. It is plain grey where importance is not known, or not from which
+    channel: a line joins two dots only if each input of the layer is known to be that output. If
+    not, lines meet halfway, and on either side show the sums that are known. Skips and branches go
+    over the columns to where they are added, multiplied or concatenated. A hollow dot is dead: it
+    gave 0 for every sample, or came as 0 to the only layer that reads it.
 
     Many layers are drawn in rows, as the lines of a text: a row begins with what the one above it
     ended with.
@@ -84,20 +88,22 @@ def network_figure(graph: Graph, usage: UsageReport | None = None, *, title: str
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    known = importances(graph, usage)
+    known = with_dead(graph, usage, importances(graph, usage))
     layout = laid_out(graph, lines=lines_of_text(known))
     figure = Figure(figsize=(layout.scale.width, layout.height), dpi=DPI)
     FigureCanvasAgg(figure)
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set_axis_off()
     draw_blocks(axes, layout)
-    draw_lines(axes, layout, lines_of(layout, known))
+    lines = lines_of(layout, known)
+    draw_lines(axes, layout, lines)
     draw_arcs(axes, layout)
     draw_dots(axes, layout, known)
     draw_marks(axes, layout)
     write_labels(figure, axes, layout, known)
     write_heading(axes, layout, title)
-    foot = write_legend(figure, axes, layout, known)
+    plain = {line.end for line in lines if np.isnan(line.strength).any()}
+    foot = write_legend(figure, axes, layout, known, plain)
     figure.set_size_inches(layout.scale.width, layout.height + foot)
     axes.set_xlim(0, layout.scale.width)
     axes.set_ylim(-foot, layout.height)

@@ -1,6 +1,6 @@
 """The words of a network: what its layers are called, and what its lines and dots mean."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -126,7 +126,7 @@ def _label(
         return [*lines, (f"{wide}, {share}", f"{narrow} {share}", share)]
     dead = int(known.dead.sum())
     lines += [(wide, narrow, short), (f"{share} used", share)]
-    return [*lines, (f"{dead} dead",)] if dead else lines
+    return [*lines, (f"{dead} dead", f"{_thousands(str(dead))}†")] if dead else lines
 
 
 def _thousands(size: str) -> str:
@@ -151,15 +151,27 @@ def _fitted(figure: "Figure", text: str, inches: float, size: float) -> str:
 
 
 def write_legend(
-    figure: "Figure", axes: "Axes", layout: Layout, known: Mapping[int, Importance]
+    figure: "Figure",
+    axes: "Axes",
+    layout: Layout,
+    known: Mapping[int, Importance],
+    plain: Collection[int],
 ) -> float:
     """What lines and dots mean, below 0.
+
+    Args:
+        figure: Where it is written.
+        axes: Its only ones.
+        layout: Where everything is.
+        known: What is known of layers.
+        plain: To what plain lines lead, by position.
 
     Returns:
         The height that it takes, in inches.
     """
     x, y = _PAD, -_LINE
-    for wide, draw, text in _items(layout, known):
+    short = any(text.get_text().endswith("†") for text in axes.texts)
+    for wide, draw, text in _items(layout, known, plain, short):
         gap = _GAP if wide else 0.0
         width = wide + gap + text_width(figure, text) / DPI
         if x > _PAD and x + width > layout.scale.width - _PAD:
@@ -172,7 +184,9 @@ def write_legend(
     return -y + _LINE / 2 + _PAD
 
 
-def _items(layout: Layout, known: Mapping[int, Importance]) -> list[tuple[float, _Sample, str]]:
+def _items(
+    layout: Layout, known: Mapping[int, Importance], unknown: Collection[int], short: bool
+) -> list[tuple[float, _Sample, str]]:
     """Samples, each with its width and what it means."""
 
     def strong(axes: "Axes", x: float, y: float) -> None:
@@ -200,8 +214,10 @@ def _items(layout: Layout, known: Mapping[int, Importance]) -> list[tuple[float,
     layers = [at for at, node in enumerate(layout.graph.nodes) if is_layer(node)]
     if known:
         items.append((2 * _SAMPLE, strong, "low to high importance in its layer"))
-    if any(at not in known for at in layers):
-        items.append((_SAMPLE, plain, "importance not known"))
+    missing = ["importance"] if any(at not in known for at in layers) else []
+    missing += ["channel"] if any(at in known for at in unknown) else []
+    if missing:
+        items.append((_SAMPLE, plain, f"{' or '.join(missing)} not known"))
     grouped = [
         (layout.graph.nodes[column.node].outputs or 0) / column.dots
         for column in layout.columns.values()
@@ -210,13 +226,8 @@ def _items(layout: Layout, known: Mapping[int, Importance]) -> list[tuple[float,
         most = f"{int(np.ceil(max(grouped))):,}"
         items.append((_DOT, dot(DOT, DOT), f"a dot is up to {most} neurons or channels"))
     if any(each.dead.any() for each in known.values()):
-        items.append(
-            (
-                _DOT,
-                dot("white", VERMILION),
-                "dead (filled: half of its neurons)" if max(grouped) > 1 else "dead",
-            )
-        )
+        words = "dead (filled: half of its neurons)" if max(grouped) > 1 else "dead"
+        items.append((_DOT, dot("white", VERMILION), f"† {words}" if short else words))
     if any(
         layout.graph.nodes[mark.node].operation == "attention" for mark in layout.marks.values()
     ):

@@ -153,6 +153,47 @@ def test_fused_attention_keeps_as_much_on_meta_as_on_the_cpu() -> None:
         assert meta.intensity == cpu.intensity
 
 
+def kept_bytes(model: nn.Module, *batch: Tensor) -> int:
+    """What autograd keeps, as torch tells, without the weights."""
+    kept = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        model(*batch)
+    weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    return sum(size for place, size in kept.items() if place not in weights)
+
+
+@pytest.mark.skipif(torch.__version__ < "2.13", reason="known of torch 2.13: it takes them")
+def test_attention_with_shared_heads_keeps_what_the_kernel_of_the_cpu_keeps() -> None:
+    class Shared(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.qkv = nn.Linear(64, 64 + 2 * 16)
+
+        def forward(self, x: Tensor) -> Tensor:
+            parts = self.qkv(x).split([64, 16, 16], -1)
+            q, k, v = (part.unflatten(-1, (-1, 8)).transpose(1, 2) for part in parts)
+            return F.scaled_dot_product_attention(q, k, v, enable_gqa=True)
+
+    model, batch, length = Shared().eval(), torch.randn(1, 256, 64), 256
+    report = count_flops(model, batch)
+    assert report.macs == length * 64 * 96 + 2 * length**2 * 64
+    assert report.activation_bytes < 4 * 8 * length**2  # the scores alone, were they kept
+    values = count_flops(Values(model), batch)
+    assert (report.activation_bytes, report.macs) == (values.activation_bytes, values.macs)
+    assert report.activation_bytes == kept_bytes(model, batch)
+
+
+def test_a_tensor_that_is_several_inputs_is_kept_once() -> None:
+    layer = nn.MultiheadAttention(32, 4, batch_first=True).eval()
+    report = count_flops(layer, (SEQUENCE, SEQUENCE, SEQUENCE))
+    assert report.activation_bytes == kept_bytes(layer, SEQUENCE, SEQUENCE, SEQUENCE)
+
+
 @pytest.mark.parametrize("asks", [False, True])
 @pytest.mark.parametrize("frozen", [False, True])
 def test_padding_is_computed_like_all_else(frozen: bool, asks: bool) -> None:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils import prune
 from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode, flop_registry, register_flop_formula
 
@@ -49,6 +50,56 @@ def test_bilinear_layers_are_two_products() -> None:
 def test_a_complex_multiplication_is_four_real_ones() -> None:
     batch = torch.ones(2, 3, dtype=torch.complex64)
     assert count_flops(nn.Linear(3, 5, dtype=torch.complex64), batch).macs == 4 * 2 * 3 * 5
+
+
+def test_a_complex_convolution_is_three_real_ones() -> None:
+    """So torch takes it apart."""
+    layer = nn.Conv1d(3, 5, 2, dtype=torch.complex64)
+    assert count_flops(layer, torch.ones(2, 3, 8, dtype=torch.complex64)).macs == 3 * 2 * 7 * 5 * 6
+
+
+@pytest.mark.skipif(not hasattr(torch, "_grouped_mm"), reason="older than torch 2.8")
+def test_products_of_groups_are_those_of_their_rows() -> None:
+    """Experts of [16, 32]: every row meets one of them; and as a batch, each meets its own."""
+
+    class Experts(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.zeros(4, 16, 32, dtype=torch.bfloat16))
+
+        def forward(self, x: Tensor) -> Tensor:
+            ends = torch.tensor([2, 2, 6, 8], dtype=torch.int32, device=x.device)
+            made: Tensor = torch._grouped_mm(x, self.weight, offs=ends if x.dim() == 2 else None)
+            return made
+
+    rows = count_flops(Experts(), torch.ones(8, 16, dtype=torch.bfloat16))
+    assert (rows.macs, rows.backward) == (8 * 16 * 32, 2 * rows.forward)
+    assert not rows.unknown
+    batch = count_flops(Experts(), torch.ones(4, 8, 16, dtype=torch.bfloat16))
+    assert batch.macs == 4 * 8 * 16 * 32
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda layer: prune.l1_unstructured(layer, "weight", 0.5),  # type: ignore[no-untyped-call]
+        pytest.param(nn.utils.weight_norm, marks=pytest.mark.filterwarnings("ignore")),
+        nn.utils.spectral_norm,
+    ],
+    ids=["pruned", "weight norm", "spectral norm"],
+)
+def test_weights_that_hooks_of_torch_compute_are_frozen_with_what_they_are_made_of(
+    change: Any,
+) -> None:
+    model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8))
+    change(model[1])
+    model[1].requires_grad_(False)
+    model(torch.zeros(4, 8))
+    report = count_flops(model, torch.ones(4, 8))
+    once = 2 * 4 * 8 * 8
+    assert of_module(report, "0").backward == 2 * once
+    assert of_module(report, "1").backward == once
+    assert count_flops(model.requires_grad_(False), torch.ones(4, 8)).backward == 0
 
 
 def test_of_frozen_layers_only_the_gradients_that_pass_through_count() -> None:

@@ -204,3 +204,8 @@ def test_times_are_those_of_real_passes_with_all_that_a_module_calls() -> None:
     assert seconds["3.0"] is None
     assert report.summary()["seconds"] == whole
     assert all(m.seconds is None for m in count_flops(nn.Linear(2, 2), torch.ones(1, 2)).modules)
+
+
+def test_what_is_no_model_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"model must be an nn\.Module, got NoneType"):
+        count_flops(None, torch.ones(1))  # type: ignore[arg-type]
