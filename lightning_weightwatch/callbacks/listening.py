@@ -134,10 +134,12 @@ class ListeningMonitor(EpochMonitor):
     ) -> None:
         """Listen, from the first of the last batches on, if no validation is listened to."""
         if self._listened_in != trainer.current_epoch and super()._due(trainer):
-            end = epoch_end(trainer, batch_idx)
-            if not validates_before(trainer, batch_idx, end) and among_the_last(
-                batch_idx, end, self.num_batches
-            ):
+            is_one = False
+            with self._guarded("could not tell whether a validation follows"):
+                end = epoch_end(trainer, batch_idx)
+                last = among_the_last(batch_idx, end, self.num_batches)
+                is_one = last and not validates_before(trainer, batch_idx, end)
+            if is_one:
                 self._listen(trainer, pl_module)
         self._tell(batch)
 

@@ -31,7 +31,7 @@ class RunCost:
         return self._trainable != _trainable(module)
 
     def count(self, module: LightningModule, batch: Any) -> None:
-        """Count a training step of this batch, or as much by its forward pass alone.
+        """Count what a training step of this batch costs.
 
         Raises:
             CannotRun: If neither can be counted.

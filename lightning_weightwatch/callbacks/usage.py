@@ -59,9 +59,10 @@ class WeightUsageMonitor(ListeningMonitor):
 
     A model that uses few of its weights may be too large, or may have learnt a simple thing well;
     many zeros are what ReLU is for. `run_flops` is of training and validation, on all processes,
-    and follows from a count of the first batch, on a copy of the model without values: 1
-    multiply-add is 2 operations, a training step is 3 forward passes, samples of another length
-    count as those of the first batch. It is absent where the copy does not run.
+    and follows from a count of `forward` for the first batch, or of `training_step` where there is
+    no `forward`, on a copy of the model without values: 1 multiply-add is 2 operations, a training
+    step is 3 forward passes, samples of another length count as those of the first batch. It is
+    absent where the copy does not run.
 
     Logged, but not to be monitored: for each layer and module, with up to 64 of them,
     `weightwatch-effective_share/007_encoder.0`, `weightwatch-dead_inputs/007_encoder.0`, and of
@@ -187,9 +188,10 @@ class WeightUsageMonitor(ListeningMonitor):
 
         Again when other parameters are trained than before.
         """
-        if self.flops and self._run.is_outdated(pl_module):
+        if self.flops:
             with self._named_limit("does not count operations"):
-                self._run.count(pl_module, batch)
+                if self._run.is_outdated(pl_module):
+                    self._run.count(pl_module, batch)
         if not self._looked_at_a_batch and self.publisher.takes_figures(trainer):
             with self._named_limit("does not draw the network"):
                 self._graph = trace_without_values(pl_module, batch)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_weightwatch.model.hooked import Hooked
+from lightning_weightwatch.model.hooked import Hook, Hooked, is_traced
 from lightning_weightwatch.report import Skipped
 from lightning_weightwatch.usage.channel_reading import Scratch
 from lightning_weightwatch.usage.channel_sums import ChannelSums, merged, nothing
@@ -84,14 +84,14 @@ class Activations(Hooked):
         on.callback(self._scratch.forget)
         for name, module in self._modules:
             try:
-                handle = module.register_forward_hook(partial(self._see, name))
+                handle = module.register_forward_hook(Hook(partial(self._see, name)))
             except RuntimeError as fault:  # a ScriptModule may refuse
                 self._faults[name] = f"takes no hook: {fault}"
             else:
                 on.callback(handle.remove)
 
     def _see(self, name: str, module: nn.Module, _: tuple[Any, ...], output: Any) -> None:
-        if self.paused or name in self._faults or _is_traced():
+        if self.paused or name in self._faults or is_traced():
             return
         try:
             with torch.inference_mode():
@@ -207,7 +207,3 @@ class Activations(Hooked):
             return "none of its outputs is finite"
         squared = sums.lows == sums.highs or 0 < sums.deviations < math.inf
         return "" if squared else "its outputs are too large or too small to be squared"
-
-
-def _is_traced() -> bool:
-    return torch._C._get_tracing_state() is not None or torch.compiler.is_compiling()

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from torch.nn.utils.rnn import PackedSequence
 
-from lightning_weightwatch.model.hooked import Hooked
+from lightning_weightwatch.model.hooked import Hook, Hooked
 from lightning_weightwatch.model.weights import Weight
 from lightning_weightwatch.usage.value_cells import CELLS, sampled_cells, size_quantile
 from lightning_weightwatch.values.blocks import has_doubles
@@ -53,7 +53,7 @@ class InputRanges(Hooked):
     def put_on(self, on: ExitStack) -> None:
         """Hooks before layers."""
         for name, module in self._modules.items():
-            hook = partial(self._see, name)
+            hook = Hook(partial(self._see, name))
             handle = module.register_forward_pre_hook(hook, with_kwargs=True)
             on.callback(handle.remove)
 

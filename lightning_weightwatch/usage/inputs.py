@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from lightning_weightwatch.model.hooked import Hooked, is_traced
+from lightning_weightwatch.model.hooked import Hook, Hooked, is_traced
 from lightning_weightwatch.model.weights import Weight
 from lightning_weightwatch.usage.met import Args, Kwargs, Seen, home_of, small, wide
 from lightning_weightwatch.usage.order import Order, tensors_in
@@ -21,6 +21,9 @@ from lightning_weightwatch.usage.reading import Reader, plain_reader
 ReaderOf = Callable[[Weight], Reader | str]
 #: A weight by its name, and a part of it: 0, or 1 and 2 for keys and values.
 Place = tuple[str, int]
+
+# Private, and there since torch 2.0; without it nothing is known of a backward pass.
+_task: Callable[[], int] = getattr(torch._C, "_current_graph_task_id", lambda: -1)
 
 
 class InputSums(Hooked):
@@ -71,10 +74,10 @@ class InputSums(Hooked):
             self._order.put_on_starts(on)
         for reader, names in self._readers.items():
             if reader.after:
-                after = partial(self._after, reader, names)
+                after = Hook(partial(self._after, reader, names))
                 handle = reader.module.register_forward_hook(after, with_kwargs=True)
             else:
-                before = partial(self._before, reader, names)
+                before = Hook(partial(self._before, reader, names))
                 handle = reader.module.register_forward_pre_hook(before, with_kwargs=True)
             on.callback(handle.remove)
         if self._order is not None:
@@ -281,7 +284,7 @@ def _zeros(weight: Weight) -> Tensor:
 
 def _is_run_again() -> bool:
     """Whether a backward pass is on: checkpointed layers run again in it, in another order."""
-    return torch._C._current_graph_task_id() != -1
+    return _task() != -1
 
 
 def _agreed(count: int, total: int, of_squares: int) -> int:

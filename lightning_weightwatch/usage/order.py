@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn.parameter import is_lazy
 
-from lightning_weightwatch.model.hooked import is_traced
+from lightning_weightwatch.model.hooked import Hook, is_traced
 from lightning_weightwatch.model.weights import Weight, kind_of
 from lightning_weightwatch.usage.met import Convolution, TransposedConvolution
 from lightning_weightwatch.usage.oriented import shape_of
@@ -44,12 +44,12 @@ class Order:
         """What must be called before all other hooks."""
         on.callback(self._forget)
         if self._model is not None:
-            _try(on, self._model.register_forward_pre_hook, self._begin)
+            _try(on, self._model.register_forward_pre_hook, Hook(self._begin))
 
     def put_on_ends(self, on: ExitStack) -> None:
         """What must be called after all other hooks."""
         for module in self._layers:
-            _try(on, module.register_forward_hook, self._end)
+            _try(on, module.register_forward_hook, Hook(self._end))
 
     def given(self, tensors: Iterable[Tensor]) -> None:
         """The next pass begins, with these tensors from outside."""
@@ -87,7 +87,7 @@ class Order:
         if channels == inputs or not channels:
             return channels
         convolution = isinstance(weight.module, Convolution | TransposedConvolution)
-        if convolution or inputs % channels:
+        if convolution or inputs != self._size:  # pooled, or joined with others
             return 0
         return -channels if last_axis else channels
 
@@ -98,7 +98,7 @@ class Order:
     def _start(self) -> None:
         self._data: set[Any] = set()
         self._any_ended = False
-        self._channels, self._last_axis = 0, False
+        self._channels, self._last_axis, self._size = 0, False, 0
 
     def _forget(self) -> None:
         self._batch = set()
@@ -114,6 +114,7 @@ class Order:
             if tensor is not None and axis is not None:
                 self._channels = int(tensor.size(axis))
                 self._last_axis = axis == tensor.dim() - 1
+                self._size = tensor.numel() // max(tensor.shape[0], 1)
 
 
 def tensors_in(given: Any) -> Iterator[Tensor]:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_weightwatch.model.hooked import Hooked, is_traced
+from lightning_weightwatch.model.hooked import Hook, Hooked, is_traced
 from lightning_weightwatch.model.weights import Weight
 from lightning_weightwatch.usage.met import Convolution, TransposedConvolution, home_of, wide
 from lightning_weightwatch.usage.oriented import shape_of
@@ -53,7 +53,7 @@ class OutputMeans(Hooked):
     def put_on(self, on: ExitStack) -> None:
         """Hooks after layers."""
         for name, module in self._modules.items():
-            on.callback(module.register_forward_hook(partial(self._add, name)).remove)
+            on.callback(module.register_forward_hook(Hook(partial(self._add, name))).remove)
 
     @torch.no_grad()
     def _add(self, name: str, module: nn.Module, _: Any, output: Any) -> None:

@@ -455,3 +455,32 @@ def test_functions_that_are_compiled_as_a_whole_stay_so(tmp_path: Path) -> None:
     monitor = WeightUsageMonitor()
     fitted(monitor, tmp_path, Compiled(), limit_val_batches=0, max_epochs=1)
     assert len(monitor.history) == 1
+
+
+@pytest.mark.parametrize("step", ["training_step", "validation_step"])
+def test_a_model_may_be_copied_in_any_step(step: str, tmp_path: Path) -> None:
+    class Copies(Perceptron):
+        def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor | None:
+            self.keep(step == "training_step")
+            return super().training_step(batch, batch_idx)
+
+        def validation_step(self, batch: list[Tensor], batch_idx: int) -> None:
+            self.keep(step == "validation_step")
+            super().validation_step(batch, batch_idx)
+
+        def keep(self, now: bool) -> None:
+            if now:
+                kept.append(copy.deepcopy(self.net))
+                torch.save(self.net, tmp_path / "net.pt")
+
+    kept: list[nn.Module] = []
+    options: dict[str, Any] = {"limit_val_batches": 0} if step == "training_step" else {}
+    runs = []
+    both: tuple[list[Callback], ...] = ([], [WeightUsageMonitor(num_batches=None)])
+    for callbacks in both:
+        seed_everything(3, verbose=False)
+        model = Copies()
+        trainer(callbacks, tmp_path, **options).fit(model, train_loader(), val_loader())
+        runs.append(bits(model))
+    assert runs[0] == runs[1]
+    assert all(made(torch.zeros(1, FEATURES)).shape == (1, CLASSES) for made in kept)

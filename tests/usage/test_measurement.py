@@ -1,5 +1,7 @@
 """Measuring takes batches of any form, names what it cannot see, and leaves no trace."""
 
+import copy
+import pickle
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
@@ -508,3 +510,25 @@ def test_doubles_that_are_not_finite_are_named_so() -> None:
 def test_sequences_in_a_pack_are_one_batch() -> None:
     packed: PackedSequence = pack_padded_sequence(normal(4, 2, 3), torch.tensor([4, 2]))
     assert measure_usage(nn.GRU(3, 3), packed).samples == 2
+
+
+@pytest.mark.parametrize("how", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
+def test_a_copy_that_is_made_meanwhile_has_no_hooks_of_effect(
+    how: Callable[[nn.Module], nn.Module],
+) -> None:
+    """Over and over: what was copied of the hooks once freed memory twice."""
+    model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+    x = normal(5, 3)
+    made: list[nn.Module] = []
+
+    def run(model: nn.Module, batch: Tensor) -> Any:
+        made.append(how(model))
+        return model(made[-1](batch)[:, :1].expand(-1, 3))
+
+    for _ in range(5):
+        report = measure_usage(model, iter([x] * 3), run=run)
+    assert report.layers[0].weights == 12
+    for copied in made:
+        copied(x)
+        again = copy.deepcopy(copied)
+        assert torch.equal(again(x), model(x))

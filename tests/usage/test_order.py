@@ -244,3 +244,21 @@ def test_layers_of_a_recurrent_layer_read_each_other() -> None:
     read = {name: layer.channels_read for name, layer in found.items() if layer.channels_read}
     assert read == {"2.weight_ih_l0": 5, "2.weight_ih_l1": 8}
     assert found["2.weight_ih_l0"].dead_channels == (4,)
+
+
+def test_what_is_joined_is_not_taken_for_a_flattened_layer() -> None:
+    class Joins(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.o = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 4, 1), nn.Linear(12, 2)
+            with torch.no_grad():
+                self.a.weight[:3], self.a.bias[:3] = 0, 0  # type: ignore[index]
+
+        def forward(self, x: Tensor) -> Tensor:
+            a = F.relu(self.a(x))
+            made: Tensor = self.o(torch.cat([a, self.b(a)], 1).mean((2, 3)))
+            return made
+
+    report = measure_usage(Joins(), normal(4, 3, 5, 5))
+    assert {layer.name: layer.dead_channels for layer in report.layers}["o"] == ()
+    assert report.summary()["dead_channels"] == 3

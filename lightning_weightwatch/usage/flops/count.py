@@ -113,10 +113,11 @@ def count_flops(
 
 
 def count_without_values(model: nn.Module, batch: Any) -> FlopReport:
-    """The same on the meta device alone: of the `training_step` of a model, or else of `forward`.
+    """The same on the meta device alone: of `forward`, or else of the `training_step`.
 
-    Within a fit it touches neither the model nor the batch, and takes no memory. A step that
-    multiplies nothing with this batch, such as one that returns None, is no measure: `forward` is.
+    Within a fit it touches neither the model nor the batch, and takes no memory. A step may do
+    anything to what is outside of the model, such as write a file, and is run only where `forward`
+    is not there or does not run. One that multiplies nothing with this batch is no measure.
 
     Args:
         model: Any module.
@@ -147,12 +148,12 @@ def count_without_values(model: nn.Module, batch: Any) -> FlopReport:
 
 
 def _without_values(model: nn.Module, batch: Any) -> Iterator[Given]:
-    """What there is to run, the training step first."""
+    """What there is to run, `forward` first."""
     step = "training_step"
-    if step_of(model, (step,)) is not None:
-        yield Given(batch, lambda copy, on_meta: run_step(copy, on_meta, step), step)
     if has_forward(model):
         yield Given(batch, None, "forward")
+    if step_of(model, (step,)) is not None:
+        yield Given(batch, lambda copy, on_meta: run_step(copy, on_meta, step), step)
 
 
 def _within_a_fit(fault: Exception) -> str:

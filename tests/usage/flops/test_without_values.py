@@ -36,13 +36,28 @@ class Twice(LightningModule):
         return loss
 
 
-def test_a_training_step_is_counted_whatever_forward_there_is() -> None:
+def test_forward_is_counted_where_there_is_one() -> None:
     model = Twice()
-    assert count_flops(model, BATCH).forward == NET
     report = count_without_values(model, BATCH)
+    assert report.forward == count_flops(model, BATCH).forward == NET
+    assert (report.ran, report.device) == ("forward", "meta")
+    assert model.seen == []
+
+
+def test_the_training_step_is_counted_where_forward_does_not_run() -> None:
+    class Steps(LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = nn.Linear(4, 3)
+
+        def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
+            loss: Tensor = (self.net(batch) - self.net(batch.add_(1))).square().sum()
+            self.log("loss", loss)
+            return loss
+
+    report = count_without_values(Steps(), BATCH)
     assert (report.forward, report.ran, report.device) == (2 * NET, "training_step", "meta")
     assert report.batch_size == 5
-    assert model.seen == []
     assert not BATCH.any()
 
 
@@ -74,7 +89,7 @@ class AsksTheTrainer(Twice):
     "make", [Reads, Manual, Skips, AsksTheTrainer, lambda: nn.Linear(4, 3)],
     ids=["reads values", "optimizes by itself", "returns None", "asks the Trainer", "no step"],
 )  # fmt: skip
-def test_where_the_step_will_not_do_forward_is_counted(make: Callable[[], nn.Module]) -> None:
+def test_no_step_is_needed_where_forward_runs(make: Callable[[], nn.Module]) -> None:
     report = count_without_values(make(), BATCH)
     assert (report.forward, report.ran, report.device) == (NET, "forward", "meta")
 
@@ -88,7 +103,7 @@ def test_nothing_but_meta_is_asked_and_every_reason_given() -> None:
         def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
             raise RuntimeError("not now")
 
-    with pytest.raises(CannotRun, match=r"training_step: RuntimeError: not now.*no shapes today"):
+    with pytest.raises(CannotRun, match=r"no shapes today.*training_step: RuntimeError: not now"):
         count_without_values(Neither(), BATCH)
 
 
